@@ -1,0 +1,325 @@
+//! Connectors: the systems outside. One file or folder each, one line in [`REGISTRY`].
+//!
+//! A connector describes its options once ([`ConnectorDescription`]); SHOW CONNECTORS, REST, error hints and the manual
+//! come from that. Sources are pulled and never block; sinks prepare at a barrier and are committed after the epoch was
+//! decided. Neither sees control messages, timers or other operators.
+//!
+//! Guarantee: a source restored with offsets it reported delivers exactly the rows after them. A prepared committable can
+//! be committed any number of times with the effect of once.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+
+use crate::clock::Clock;
+use crate::engine::error::Error;
+use crate::engine::graph::SinkChangelog;
+use crate::engine::message::Chunk;
+use crate::ids::{Epoch, SubtaskIndex};
+use crate::options::ResolvedOptions;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A kind of outside system.
+#[async_trait::async_trait]
+pub trait Connector: Send + Sync {
+    /// As in `WITH (connector = '..')`.
+    fn name(&self) -> &'static str;
+
+    fn describe(&self) -> ConnectorDescription;
+
+    /// Checks and types the options of a table; no network and no disk. `declared` are the columns that the statement
+    /// gives (`None` when it leaves them to the connector).
+    fn resolve(&self, options: &ResolvedOptions, declared: Option<SchemaRef>) -> Result<Arc<dyn ConnectorTable>>;
+
+    /// Checks the options of a connection and, unless the user said `validate = false`, reaches out to the system.
+    async fn check_connection(&self, options: &ResolvedOptions) -> Result<()>;
+
+    /// The columns of a source declared without any: from a sample, a file's footer, the connector's fixed schema.
+    /// May do I/O. `None`: this connector cannot tell.
+    async fn infer_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>>;
+}
+
+/// A table of a connector with its options typed and checked.
+#[async_trait::async_trait]
+pub trait ConnectorTable: Send + Sync + fmt::Debug {
+    fn connector(&self) -> &'static str;
+
+    /// Every column that a source can deliver, metadata columns included, or that a sink takes. A sink without declared
+    /// columns gives `None` and takes those of its query.
+    fn schema(&self) -> Option<SchemaRef>;
+
+    fn direction(&self) -> Direction;
+
+    /// Whether a source ends by itself.
+    fn bounded(&self) -> bool {
+        false
+    }
+
+    /// The most subtasks that may write; `Some(1)` for a single file.
+    fn sink_parallelism_max(&self) -> Option<u32> {
+        None
+    }
+
+    /// Whether a sink can take retractions, and how; the planner refuses others with a hint.
+    fn sink_changelog(&self, primary_key: Option<&[usize]>) -> SinkChangelogSupport {
+        let _ = primary_key;
+        SinkChangelogSupport::AppendOnly
+    }
+
+    fn guarantee(&self) -> DeliveryGuarantee;
+
+    fn open_source(&self, _context: SourceContext) -> Result<Box<dyn Source>> {
+        Err(Error::NoSource {
+            connector: self.connector(),
+        })
+    }
+
+    fn open_sink(&self, _context: SinkContext) -> Result<Box<dyn Sink>> {
+        Err(Error::NoSink {
+            connector: self.connector(),
+        })
+    }
+
+    /// What commits the sink's committables; one for all subtasks, used on the I/O runtime.
+    async fn open_committer(&self) -> Result<Box<dyn Committer>> {
+        Ok(Box::new(NothingToCommit))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Source,
+    Sink,
+    Both,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SinkChangelogSupport {
+    AppendOnly,
+    Any(SinkChangelog),
+}
+
+/// What a sink promises when the server crashes; shown in SHOW TABLES, REST and a NOTICE when it is less than exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryGuarantee {
+    ExactlyOnce,
+    AtLeastOnce,
+    AtMostOnce,
+}
+
+impl DeliveryGuarantee {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DeliveryGuarantee::ExactlyOnce => "exactly-once",
+            DeliveryGuarantee::AtLeastOnce => "at-least-once",
+            DeliveryGuarantee::AtMostOnce => "at-most-once",
+        }
+    }
+}
+
+/// What a source is opened with.
+pub struct SourceContext {
+    pub subtask: SubtaskIndex,
+    pub parallelism: u32,
+    /// The columns to deliver, a subset of [`ConnectorTable::schema`] in any order.
+    pub schema: SchemaRef,
+    /// The offsets that all subtasks reported at the restored checkpoint; empty on a fresh start. Splits are assigned by
+    /// the source: it takes those that belong to `subtask` of `parallelism`.
+    pub restored: Vec<SplitOffset>,
+    /// For I/O; the shard thread must not block.
+    pub runtime: tokio::runtime::Handle,
+    /// Wakes the shard when something arrived after [`SourcePoll::Pending`].
+    pub waker: Arc<dyn Wake>,
+    pub clock: Arc<dyn Clock>,
+    pub bad_rows: Arc<dyn BadRowHandler>,
+}
+
+/// Wakes the shard that runs a source or a sink; cheap, callable from any thread.
+pub trait Wake: Send + Sync {
+    fn wake(&self);
+}
+
+/// Told of every row that could not be decoded; decides by the table's `bad_data` option.
+pub trait BadRowHandler: Send + Sync {
+    /// `Ok`: the row is left out (and counted, and kept when the policy is `dead_letter`). `Err`: the job fails.
+    fn bad_row(&self, row: BadRow<'_>) -> Result<()>;
+}
+
+/// A row that could not be decoded.
+#[derive(Clone, Copy, Debug)]
+pub struct BadRow<'a> {
+    /// Such as a file name and the line's byte offset.
+    pub place: &'a str,
+    pub offset: u64,
+    pub raw: &'a [u8],
+    pub reason: &'a str,
+}
+
+/// A pulled input.
+pub trait Source: Send {
+    /// The next rows, at most about `rows_max`. Never blocks: with nothing at hand it answers `Pending` and wakes the
+    /// shard through its context when that changes.
+    fn poll(&mut self, rows_max: usize) -> Result<SourcePoll>;
+
+    /// Where each split of this subtask stands after what `poll` returned so far: the next row to read.
+    fn offsets(&self) -> Vec<SplitOffset>;
+
+    /// Bytes taken from outside so far, for metrics.
+    fn bytes_read(&self) -> u64 {
+        0
+    }
+}
+
+pub enum SourcePoll {
+    /// Rows of one split; splits are numbered by the source, stably within one run.
+    Rows {
+        split: usize,
+        rows: RecordBatch,
+    },
+    /// Nothing now: wait for the waker, or until the given time.
+    Pending(Option<Instant>),
+    /// The split has ended (bounded input): it no longer holds back the watermark.
+    SplitFinished {
+        split: usize,
+    },
+    Finished,
+}
+
+/// A position that survives: the split's stable name and an opaque offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitOffset {
+    pub split: String,
+    /// JSON text, so that checkpoints can be read by people.
+    pub offset: String,
+}
+
+/// What a sink is opened with.
+pub struct SinkContext {
+    pub subtask: SubtaskIndex,
+    pub parallelism: u32,
+    /// The columns it gets.
+    pub schema: SchemaRef,
+    pub changelog: SinkChangelog,
+    /// What [`Sink::position`] of this sink's subtasks gave at the restored checkpoint; empty on a fresh start.
+    pub restored: Vec<String>,
+    pub runtime: tokio::runtime::Handle,
+    pub waker: Arc<dyn Wake>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// A pushed output.
+pub trait Sink: Send {
+    /// Whether `write` would take rows now; when not, the shard is woken later and asks again.
+    fn ready(&mut self) -> bool {
+        true
+    }
+
+    fn write(&mut self, chunk: &Chunk) -> Result<()>;
+
+    /// Makes what was written since the last call durable but, if the system can, invisible. Runs on the shard: work that
+    /// waits goes into the returned [`Prepared::work`].
+    fn prepare(&mut self, epoch: Epoch) -> Result<Prepared>;
+
+    /// At a tick: push buffered rows out when the system behind has no transactions.
+    fn flush(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn bytes_written(&self) -> u64 {
+        0
+    }
+}
+
+/// What a sink has ready at a barrier.
+#[derive(Default)]
+pub struct Prepared {
+    /// Goes into the checkpoint and to [`Committer::commit`] after the epoch was decided.
+    pub committable: Option<Vec<u8>>,
+    /// Goes into the checkpoint and back to the sink at restore: JSON text, such as a file's length.
+    pub position: Option<String>,
+    /// Blocking work that must succeed before the checkpoint may complete, such as an fsync; runs on the I/O side.
+    pub work: Option<Box<dyn FnOnce() -> Result<()> + Send>>,
+}
+
+/// Finishes what sinks prepared.
+#[async_trait::async_trait]
+pub trait Committer: Send {
+    /// Idempotent: also called again after a crash with the same arguments, before any source starts.
+    async fn commit(&mut self, epoch: Epoch, committables: Vec<Vec<u8>>) -> Result<()>;
+}
+
+/// For sinks whose prepared output needs no second phase.
+pub struct NothingToCommit;
+
+#[async_trait::async_trait]
+impl Committer for NothingToCommit {
+    async fn commit(&mut self, _epoch: Epoch, _committables: Vec<Vec<u8>>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A connector as SHOW CONNECTORS, `GET /connectors`, hints and the manual present it.
+#[derive(Clone, Debug)]
+pub struct ConnectorDescription {
+    pub name: &'static str,
+    /// `Kafka`, `Single file`.
+    pub title: &'static str,
+    /// One sentence.
+    pub summary: &'static str,
+    pub category: &'static str,
+    pub direction: Direction,
+    pub formats: &'static [&'static str],
+    pub options: Vec<OptionDescription>,
+}
+
+#[derive(Clone, Debug)]
+pub struct OptionDescription {
+    pub name: &'static str,
+    /// Other accepted spellings.
+    pub aliases: &'static [&'static str],
+    pub kind: OptionKind,
+    pub required: bool,
+    pub default: Option<&'static str>,
+    /// Whether the option belongs to connections, to tables, or to both.
+    pub scope: OptionScope,
+    pub direction: Direction,
+    /// One sentence.
+    pub summary: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionScope {
+    Connection,
+    Table,
+    Both,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OptionKind {
+    Text,
+    Secret,
+    Boolean,
+    Integer,
+    Number,
+    Duration,
+    Enum(&'static [&'static str]),
+}
+
+/// Every connector, by name.
+pub static REGISTRY: &[&dyn Connector] = &[];
+
+/// The connector called `name`.
+pub fn find(name: &str) -> Result<&'static dyn Connector> {
+    REGISTRY
+        .iter()
+        .copied()
+        .find(|c| c.name() == name)
+        .ok_or_else(|| Error::UnknownConnector {
+            name: name.to_owned(),
+            nearest: crate::error::nearest(name, REGISTRY.iter().map(|c| c.name())).map(str::to_owned),
+        })
+}

@@ -1,0 +1,1 @@
+//! SQL text to job graph: bind, rewrite, physical, graph. Pure and synchronous.

@@ -1,0 +1,1 @@
+//! The one table of types: SQL name, Arrow type, Postgres OID.
