@@ -13,6 +13,10 @@ pub enum Error {
         #[source]
         source: object_store::Error,
     },
+    #[error("could not {action} \"{path}\" in checkpoint storage: no space left")]
+    DiskFull { action: &'static str, path: String },
+    #[error("checkpoint file \"{path}\" was already written by another server")]
+    Exists { path: String },
     #[error("checkpoint file \"{path}\" is damaged: {reason}")]
     Damaged { path: String, reason: String },
     #[error("generation {mine} of the pipeline was replaced by a newer run")]
@@ -23,6 +27,8 @@ pub enum Error {
     NewerFormat { found: u32, supported: u32 },
     #[error("could not restore table \"{table}\": {reason}")]
     Restore { table: String, reason: String },
+    #[error("type {data_type} cannot be a key")]
+    UnsupportedKey { data_type: String },
     #[error("internal error in state: {0}")]
     Internal(String),
 }
@@ -32,6 +38,9 @@ impl Report for Error {
         match self {
             Error::InvalidUrl { .. } => SqlState::INVALID_PARAMETER_VALUE,
             Error::Storage { .. } => SqlState::IO_ERROR,
+            Error::DiskFull { .. } => SqlState::DISK_FULL,
+            Error::Exists { .. } => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::UnsupportedKey { .. } => SqlState::FEATURE_NOT_SUPPORTED,
             Error::Damaged { .. } => SqlState::DATA_CORRUPTED,
             Error::Fenced { .. } => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::NewerFormat { .. } => SqlState::FEATURE_NOT_SUPPORTED,
@@ -55,6 +64,13 @@ impl Report for Error {
             Error::Storage { .. } => {
                 Some("Check that the storage can be reached, has space, and allows this access.".into())
             }
+            Error::DiskFull { .. } => {
+                Some("Free space; the next checkpoint is tried again, nothing is lost meanwhile.".into())
+            }
+            Error::Exists { .. } => Some("Check that no two servers use one checkpoint URL and pipeline.".into()),
+            Error::UnsupportedKey { .. } => {
+                Some("Group, join or partition by columns of plain types, such as casts to TEXT.".into())
+            }
             Error::Damaged { .. } => Some("The previous checkpoint is used when there is one.".into()),
             Error::NewerFormat { .. } => Some("Start the version of Laminar that wrote it.".into()),
             _ => None,
@@ -63,15 +79,17 @@ impl Report for Error {
 
     fn blame(&self) -> Blame {
         match self {
-            Error::InvalidUrl { .. } | Error::NewerFormat { .. } => Blame::User,
-            Error::Storage { .. } | Error::Damaged { .. } => Blame::External,
+            Error::InvalidUrl { .. } | Error::NewerFormat { .. } | Error::UnsupportedKey { .. } => Blame::User,
+            Error::Storage { .. } | Error::DiskFull { .. } | Error::Damaged { .. } | Error::Exists { .. } => {
+                Blame::External
+            }
             Error::Fenced { .. } | Error::Restore { .. } | Error::Internal(_) => Blame::Internal,
         }
     }
 
     fn retry(&self) -> Retry {
         match self {
-            Error::Storage { .. } => Retry::Backoff,
+            Error::Storage { .. } | Error::DiskFull { .. } => Retry::Backoff,
             _ => Retry::Never,
         }
     }
