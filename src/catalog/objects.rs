@@ -29,8 +29,8 @@ pub struct Schema {
     pub header: ObjectHeader,
 }
 
-/// A value nobody can read back. `sealed` is the encrypted value, or the name of an environment variable or file.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+/// A value nobody can read back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Secret {
     pub header: ObjectHeader,
     pub source: SecretSource,
@@ -208,12 +208,13 @@ impl Object {
     }
 }
 
-impl std::fmt::Debug for Secret {
+impl std::fmt::Debug for SecretSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Secret")
-            .field("header", &self.header)
-            .field("source", &"***")
-            .finish()
+        match self {
+            SecretSource::Sealed(_) => f.write_str("Sealed(***)"),
+            SecretSource::Environment(variable) => write!(f, "Environment({variable:?})"),
+            SecretSource::File(path) => write!(f, "File({path:?})"),
+        }
     }
 }
 

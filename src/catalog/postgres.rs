@@ -1,0 +1,396 @@
+//! The metadata store in a Postgres database, shared by all processes of an installation.
+//!
+//! Guarantees: a transaction that is abandoned or whose connection breaks leaves nothing behind. TLS follows libpq's
+//! `sslmode`: `disable`, `prefer` (default), `require` (encrypted, the server not verified unless `sslrootcert` is
+//! given), `verify-ca` and `verify-full` (verified against `sslrootcert`).
+//!
+//! Not guaranteed: what happened to a commit whose answer was lost, so callers look before they repeat; durability beyond
+//! what the server's `synchronous_commit` gives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
+use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState as PostgresState;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::catalog::error::{Error, Result};
+use crate::catalog::migrations::{migration_error, runner};
+use crate::catalog::postgres_tls::{Verification, client_config};
+use crate::catalog::sql_store::{Access, SqlDriver, SqlRow, SqlStore, SqlTransaction, SqlValue};
+use crate::catalog::store::CatalogStore;
+
+const CONNECTIONS_MAX: usize = 8;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// `laminar` in ASCII; servers that start together migrate one after the other.
+const MIGRATION_LOCK: &str = "SELECT pg_advisory_lock(30506445471277426)";
+const MIGRATION_UNLOCK: &str = "SELECT pg_advisory_unlock(30506445471277426)";
+
+/// The store at `url`: `postgres://user:password@host:port/database?sslmode=..`. Connects at the first use.
+pub fn open(url: &str) -> Result<Arc<dyn CatalogStore>> {
+    let address = Address::parse(url)?;
+    let tls = MakeRustlsConnect::new(client_config(&address.verification)?);
+    let manager_config = ManagerConfig {
+        recycling_method: RecyclingMethod::Fast,
+    };
+    let pool = Pool::builder(Manager::from_config(address.config, tls, manager_config))
+        .max_size(CONNECTIONS_MAX)
+        .runtime(Runtime::Tokio1)
+        .timeouts(Timeouts {
+            wait: Some(CONNECT_TIMEOUT),
+            create: Some(CONNECT_TIMEOUT),
+            recycle: Some(CONNECT_TIMEOUT),
+        })
+        .build()
+        .map_err(|error| Error::Internal(error.to_string()))?;
+    Ok(Arc::new(SqlStore::new(PostgresDriver { pool })))
+}
+
+struct Address {
+    config: tokio_postgres::Config,
+    verification: Verification,
+}
+
+impl Address {
+    /// The parameters that the client library does not know are taken out first.
+    fn parse(text: &str) -> Result<Address> {
+        let mut url = url::Url::parse(text).map_err(|error| invalid_url(text, error.to_string()))?;
+        let mut mode = None;
+        let mut root_certificates = None;
+        let mut rest = Vec::new();
+        for (name, value) in url.query_pairs() {
+            match name.as_ref() {
+                "sslmode" => mode = Some(value.into_owned()),
+                "sslrootcert" => root_certificates = Some(value.into_owned()),
+                _ => rest.push((name.into_owned(), value.into_owned())),
+            }
+        }
+        url.set_query(None);
+        if !rest.is_empty() {
+            url.query_pairs_mut().extend_pairs(rest);
+        }
+        let mut config: tokio_postgres::Config = url
+            .as_str()
+            .parse()
+            .map_err(|error: tokio_postgres::Error| invalid_url(text, with_source(&error)))?;
+        let (ssl_mode, check_name) = match mode.as_deref() {
+            Some("disable") => (SslMode::Disable, false),
+            None | Some("prefer" | "allow") => (SslMode::Prefer, false),
+            Some("require" | "verify-ca") => (SslMode::Require, false),
+            Some("verify-full") => (SslMode::Require, true),
+            Some(other) => return Err(invalid_url(text, format!("there is no sslmode \"{other}\""))),
+        };
+        let verification = match (mode.as_deref(), root_certificates) {
+            (Some("verify-ca" | "verify-full"), None) => {
+                return Err(invalid_url(
+                    text,
+                    "sslmode verify-ca and verify-full need sslrootcert".into(),
+                ));
+            }
+            (_, Some(path)) => Verification::Roots { path, check_name },
+            (_, None) => Verification::None,
+        };
+        config.ssl_mode(ssl_mode);
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("laminar");
+        }
+        Ok(Address { config, verification })
+    }
+}
+
+/// The address without its password.
+fn invalid_url(text: &str, reason: String) -> Error {
+    let shown = match url::Url::parse(text) {
+        Ok(mut url) => {
+            if url.password().is_some() {
+                // Only refused for addresses that cannot have a password, and this one has.
+                let _ = url.set_password(Some("***"));
+            }
+            url.to_string()
+        }
+        Err(_) => text.split(':').next().unwrap_or_default().to_owned(),
+    };
+    Error::InvalidStoreUrl { url: shown, reason }
+}
+
+struct PostgresDriver {
+    pool: Pool,
+}
+
+impl PostgresDriver {
+    async fn connect(&self) -> Result<Object> {
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => postgres_error("connect", &error),
+            PoolError::Timeout(_) => Error::StoreUnreachable {
+                reason: format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()),
+            },
+            other => Error::StoreUnreachable {
+                reason: other.to_string(),
+            },
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl SqlDriver for PostgresDriver {
+    fn kind(&self) -> &'static str {
+        "postgres"
+    }
+
+    async fn migrate(&self) -> Result<()> {
+        let mut object = self.connect().await?;
+        object
+            .batch_execute(MIGRATION_LOCK)
+            .await
+            .map_err(|error| postgres_error("lock its tables", &error))?;
+        let outcome = runner()?.run_async(&mut **object).await.map_err(migration_error);
+        if object.batch_execute(MIGRATION_UNLOCK).await.is_err() {
+            // The lock goes with the session.
+            drop(Object::take(object));
+        }
+        outcome.map(|_| ())
+    }
+
+    async fn begin(&self, access: Access) -> Result<Box<dyn SqlTransaction>> {
+        let sql = match access {
+            Access::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+            // The first statement of every write takes the row lock that decides; the others see what came before it.
+            Access::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",
+        };
+        let transaction = PostgresTransaction {
+            object: Some(self.connect().await?),
+        };
+        transaction
+            .object()?
+            .batch_execute(sql)
+            .await
+            .map_err(|error| postgres_error("begin a transaction", &error))?;
+        Ok(Box::new(transaction))
+    }
+}
+
+struct PostgresTransaction {
+    object: Option<Object>,
+}
+
+impl PostgresTransaction {
+    fn object(&self) -> Result<&Object> {
+        self.object
+            .as_ref()
+            .ok_or_else(|| Error::Internal("the metadata transaction has ended".into()))
+    }
+}
+
+impl Drop for PostgresTransaction {
+    /// A connection in an open transaction does not go back to the pool: closing it rolls back.
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take() {
+            drop(Object::take(object));
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl SqlTransaction for PostgresTransaction {
+    async fn execute(&mut self, sql: &'static str, parameters: Vec<SqlValue>) -> Result<u64> {
+        let object = self.object()?;
+        let failed = |error| postgres_error("run a statement", &error);
+        let statement = object
+            .prepare_typed_cached(sql, &types_of(&parameters))
+            .await
+            .map_err(failed)?;
+        object
+            .execute(&statement, &references(&parameters))
+            .await
+            .map_err(failed)
+    }
+
+    async fn query(&mut self, sql: &'static str, parameters: Vec<SqlValue>) -> Result<Vec<SqlRow>> {
+        let object = self.object()?;
+        let failed = |error| postgres_error("run a statement", &error);
+        let statement = object
+            .prepare_typed_cached(sql, &types_of(&parameters))
+            .await
+            .map_err(failed)?;
+        let rows = object
+            .query(&statement, &references(&parameters))
+            .await
+            .map_err(failed)?;
+        rows.iter().map(row_of).collect()
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<()> {
+        self.object()?
+            .batch_execute("COMMIT")
+            .await
+            .map_err(|error| postgres_error("commit", &error))?;
+        // Back to the pool.
+        self.object = None;
+        Ok(())
+    }
+}
+
+fn types_of(parameters: &[SqlValue]) -> Vec<Type> {
+    parameters
+        .iter()
+        .map(|parameter| match parameter {
+            SqlValue::Integer(_) => Type::INT8,
+            SqlValue::Text(_) => Type::TEXT,
+        })
+        .collect()
+}
+
+fn references(parameters: &[SqlValue]) -> Vec<&(dyn ToSql + Sync)> {
+    parameters
+        .iter()
+        .map(|parameter| match parameter {
+            SqlValue::Integer(number) => number as &(dyn ToSql + Sync),
+            SqlValue::Text(text) => text as &(dyn ToSql + Sync),
+        })
+        .collect()
+}
+
+fn row_of(row: &tokio_postgres::Row) -> Result<SqlRow> {
+    let value = |column: usize, kind: &Type| {
+        if *kind == Type::INT8 {
+            row.try_get(column).map(SqlValue::Integer)
+        } else {
+            row.try_get(column).map(SqlValue::Text)
+        }
+    };
+    row.columns()
+        .iter()
+        .enumerate()
+        .map(|(i, column)| value(i, column.type_()))
+        .collect::<std::result::Result<SqlRow, _>>()
+        .map_err(|error| postgres_error("read a row", &error))
+}
+
+fn postgres_error(action: &'static str, error: &tokio_postgres::Error) -> Error {
+    let reason = with_source(error);
+    let Some(state) = error.code() else {
+        return Error::StoreUnreachable { reason };
+    };
+    if *state == PostgresState::DISK_FULL {
+        return Error::StoreFull { reason };
+    }
+    // 08 connection, 28 authorization, 3D no such database, 53300 too many connections, 57P0x shutting down or starting.
+    let unreachable = ["08", "28", "3D", "533", "57P0"];
+    if unreachable.iter().any(|class| state.code().starts_with(class)) {
+        return Error::StoreUnreachable { reason };
+    }
+    Error::Store { action, reason }
+}
+
+/// The client library says "db error" or "error connecting to server"; what the matter is stands in the source.
+fn with_source(error: &tokio_postgres::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::catalog::store_tests;
+    use crate::error::Report;
+    use crate::testing::postgres::TestPostgres;
+
+    #[tokio::test]
+    async fn suite() {
+        let Some(server) = TestPostgres::start().await else {
+            return;
+        };
+        store_tests::run_all(async || open(&server.new_database().await).unwrap()).await;
+    }
+
+    #[tokio::test]
+    async fn two_servers_on_one_store_see_one_another() {
+        let Some(server) = TestPostgres::start().await else {
+            return;
+        };
+        let url = server.new_database().await;
+        let (first, second) = (open(&url).unwrap(), open(&url).unwrap());
+        let (a, b) = tokio::join!(first.migrate(), second.migrate());
+        a.unwrap();
+        b.unwrap();
+        store_tests::write_something(first.as_ref()).await;
+        assert_eq!(first.load().await.unwrap(), second.load().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn abandoned_transaction_is_rolled_back() {
+        let Some(server) = TestPostgres::start().await else {
+            return;
+        };
+        let url = server.new_database().await;
+        let store = open(&url).unwrap();
+        store.migrate().await.unwrap();
+        let driver = driver_of(&url);
+        let mut transaction = driver.begin(Access::Write).await.unwrap();
+        let sql = "UPDATE laminar_catalog SET version = 99";
+        transaction.execute(sql, vec![]).await.unwrap();
+        drop(transaction);
+        drop(driver.begin(Access::Read).await.unwrap());
+        assert_eq!(store.version().await.unwrap(), 0);
+    }
+
+    fn driver_of(url: &str) -> PostgresDriver {
+        let address = Address::parse(url).unwrap();
+        let tls = MakeRustlsConnect::new(client_config(&address.verification).unwrap());
+        let pool = Pool::builder(Manager::new(address.config, tls)).max_size(1).build();
+        PostgresDriver { pool: pool.unwrap() }
+    }
+
+    async fn is_encrypted(url: &str) -> Result<bool> {
+        let sql = "SELECT CASE WHEN ssl THEN 1 ELSE 0 END::bigint FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+        let rows = driver_of(url).begin(Access::Read).await?.query(sql, vec![]).await?;
+        Ok(rows == vec![vec![SqlValue::Integer(Some(1))]])
+    }
+
+    #[tokio::test]
+    async fn tls_follows_sslmode() {
+        let Some(server) = TestPostgres::start_with_tls().await else {
+            return;
+        };
+        let by_name = server.new_database().await;
+        let by_address = by_name.replace("localhost", "127.0.0.1");
+        let roots = server.certificate().unwrap().display().to_string();
+        for (url, mode, encrypted) in [
+            (&by_name, "disable".to_owned(), false),
+            (&by_name, "prefer".to_owned(), true),
+            (&by_address, "require".to_owned(), true),
+            (&by_address, format!("verify-ca&sslrootcert={roots}"), true),
+            (&by_name, format!("verify-full&sslrootcert={roots}"), true),
+        ] {
+            assert_eq!(
+                is_encrypted(&format!("{url}?sslmode={mode}")).await.unwrap(),
+                encrypted,
+                "{mode}"
+            );
+        }
+        let wrong_name = format!("{by_address}?sslmode=verify-full&sslrootcert={roots}");
+        assert_eq!(is_encrypted(&wrong_name).await.unwrap_err().code().as_str(), "08006");
+    }
+
+    #[tokio::test]
+    async fn gone_server_is_a_clear_error_without_password() {
+        let store = open("postgres://me:hunter2@127.0.0.1:1/db").unwrap();
+        let error = store.ping().await.unwrap_err();
+        assert_eq!(error.code().as_str(), "08006");
+        assert!(error.hint().is_some());
+        assert!(!format!("{error} {error:?}").contains("hunter2"));
+        let error = open("postgres://me:hunter2@h/db?sslmode=maybe").err().unwrap();
+        assert_eq!(error.code().as_str(), "22023");
+        assert!(!format!("{error} {error:?}").contains("hunter2"));
+        assert!(open("postgres://h/db?sslmode=verify-full").is_err());
+    }
+}

@@ -1,0 +1,6 @@
+//! What tests share: systems outside that they start for themselves, rows written as text, memory in place of stores.
+
+pub(crate) mod aggregate_specs;
+pub(crate) mod memory_state;
+pub(crate) mod operator_harness;
+pub mod postgres;
