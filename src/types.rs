@@ -1,1 +1,0 @@
-//! The one table of types: SQL name, Arrow type, Postgres OID.
