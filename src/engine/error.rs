@@ -39,6 +39,44 @@ pub enum Error {
     NotSupported { what: String, hint: Option<String> },
     #[error("job was stopped")]
     Stopped,
+    /// Another error, and where it happened; reads like the other error.
+    #[error("{source}")]
+    InOperator {
+        operator: String,
+        subtask: u32,
+        #[source]
+        source: Box<Error>,
+    },
+    #[error("operator \"{operator}\" panicked: {message}")]
+    Panicked { operator: String, message: String },
+    /// An error of another folder, with everything a client needs already said.
+    #[error("{0}")]
+    Reported(ErrorReport),
+    #[error("pipeline \"{pipeline}\" does not exist")]
+    UnknownPipeline { pipeline: String },
+    #[error("pipeline \"{pipeline}\" is not running")]
+    NotRunning { pipeline: String },
+    #[error("pipeline \"{pipeline}\" is already running")]
+    AlreadyRunning { pipeline: String },
+    #[error("pipeline \"{pipeline}\" is busy: {state}")]
+    Busy { pipeline: String, state: &'static str },
+    #[error("pipeline \"{pipeline}\" has no checkpoint {epoch}")]
+    UnknownCheckpoint { pipeline: String, epoch: u64 },
+    #[error("no checkpoint of pipeline \"{pipeline}\" can be read")]
+    NoUsableCheckpoint { pipeline: String, reasons: Vec<String> },
+    #[error("pipeline \"{pipeline}\" has changed: its checkpoint does not fit the operators it has now")]
+    StateMismatch { pipeline: String, detail: String },
+    /// A newer run of the pipeline exists.
+    #[error("this run of pipeline \"{pipeline}\" was replaced by a newer one")]
+    Fenced { pipeline: String },
+    #[error("pipeline \"{pipeline}\" did not {what} within {seconds} s")]
+    TimedOut {
+        pipeline: String,
+        what: &'static str,
+        seconds: u64,
+    },
+    #[error("the server is shutting down")]
+    ShuttingDown,
     #[error("internal error: {0}")]
     Internal(String),
 }
@@ -48,21 +86,42 @@ impl Report for Error {
         match self {
             Error::UnknownConnector { .. } => SqlState::INVALID_PARAMETER_VALUE,
             Error::NoSource { .. } | Error::NoSink { .. } => SqlState::WRONG_OBJECT_TYPE,
-            Error::Option(report) => report.code,
+            Error::Option(report) | Error::Reported(report) => report.code,
+            Error::InOperator { source, .. } => source.code(),
+            Error::UnknownPipeline { .. } => SqlState::UNDEFINED_TABLE,
+            Error::NotRunning { .. }
+            | Error::AlreadyRunning { .. }
+            | Error::StateMismatch { .. }
+            | Error::Fenced { .. } => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::Busy { .. } => SqlState::OBJECT_IN_USE,
+            Error::UnknownCheckpoint { .. } => SqlState::UNDEFINED_OBJECT,
+            Error::NoUsableCheckpoint { .. } => SqlState::DATA_CORRUPTED,
+            Error::TimedOut { .. } => SqlState::QUERY_CANCELED,
+            Error::ShuttingDown => SqlState::ADMIN_SHUTDOWN,
             Error::External { code, .. } | Error::Data { code, .. } => *code,
             Error::State(error) => error.code(),
             Error::Expression(error) => expression_code(&error.to_string()),
             Error::Arrow(error) => expression_code(&error.to_string()),
             Error::NotSupported { .. } => SqlState::FEATURE_NOT_SUPPORTED,
             Error::Stopped => SqlState::QUERY_CANCELED,
-            Error::Internal(_) => SqlState::INTERNAL_ERROR,
+            Error::Panicked { .. } | Error::Internal(_) => SqlState::INTERNAL_ERROR,
         }
     }
 
     fn detail(&self) -> Option<String> {
         match self {
-            Error::Option(report) => report.detail.clone(),
+            Error::Option(report) | Error::Reported(report) => report.detail.clone(),
             Error::Data { detail, .. } => detail.clone(),
+            Error::InOperator {
+                operator,
+                subtask,
+                source,
+            } => Some(match source.detail() {
+                Some(detail) => format!("{detail}\nIn operator \"{operator}\", subtask {subtask}."),
+                None => format!("In operator \"{operator}\", subtask {subtask}."),
+            }),
+            Error::NoUsableCheckpoint { reasons, .. } => Some(reasons.join("\n")),
+            Error::StateMismatch { detail, .. } => Some(detail.clone()),
             Error::State(error) => error.detail(),
             _ => None,
         }
@@ -74,7 +133,20 @@ impl Report for Error {
                 Some(nearest) => format!("Perhaps you meant \"{nearest}\"; SHOW CONNECTORS lists them."),
                 None => "SHOW CONNECTORS lists them.".into(),
             }),
-            Error::Option(report) => report.hint.clone(),
+            Error::Option(report) | Error::Reported(report) => report.hint.clone(),
+            Error::InOperator { source, .. } => source.hint(),
+            Error::NotRunning { .. } => Some("Start it with START PIPELINE.".into()),
+            Error::AlreadyRunning { .. } => Some("Stop it with STOP PIPELINE, or use RESTART PIPELINE.".into()),
+            Error::Busy { .. } => Some("Wait until that has ended and try again.".into()),
+            Error::StateMismatch { .. } => Some(
+                "Drop the pipeline and create it again, or start it from empty state with RESTART PIPELINE .. FROM CHECKPOINT 0."
+                    .into(),
+            ),
+            Error::NoUsableCheckpoint { .. } => Some(
+                "Restore the files in checkpoint storage, or start from empty state with RESTART PIPELINE .. FROM CHECKPOINT 0."
+                    .into(),
+            ),
+            Error::UnknownCheckpoint { .. } => Some("The view laminar.checkpoints lists those that are kept.".into()),
             Error::External { hint, .. } | Error::NotSupported { hint, .. } => hint.clone(),
             Error::State(error) => error.hint(),
             _ => None,
@@ -83,9 +155,11 @@ impl Report for Error {
 
     fn blame(&self) -> Blame {
         match self {
-            Error::External { .. } => Blame::External,
+            Error::External { .. } | Error::NoUsableCheckpoint { .. } | Error::ShuttingDown => Blame::External,
             Error::State(error) => error.blame(),
-            Error::Internal(_) => Blame::Internal,
+            Error::Reported(report) | Error::Option(report) => report.blame,
+            Error::InOperator { source, .. } => source.blame(),
+            Error::Panicked { .. } | Error::Internal(_) => Blame::Internal,
             _ => Blame::User,
         }
     }
@@ -94,8 +168,18 @@ impl Report for Error {
         match self {
             Error::External { retry, .. } => *retry,
             Error::State(error) => error.retry(),
+            Error::Reported(report) | Error::Option(report) => report.retry,
+            Error::InOperator { source, .. } => source.retry(),
+            // The same rows may well pass the second time; the number of attempts is bounded.
+            Error::Panicked { .. } => Retry::Backoff,
             _ => Retry::Never,
         }
+    }
+}
+
+impl From<Error> for ErrorReport {
+    fn from(error: Error) -> ErrorReport {
+        error.report()
     }
 }
 

@@ -152,8 +152,11 @@ pub enum UnnestColumn {
 /// Grouping and aggregates over columns of the input.
 ///
 /// Output columns of `Single` and `Final`: the keys, then one column an aggregate. A window aggregate puts two
-/// Timestamp(Microsecond) columns, window start and end, between them. Output of `Partial`: the keys, then the state
-/// columns of every aggregate in order (see `operators::accumulators`).
+/// Timestamp(Microsecond) columns, window start and end, between them. Output of `Partial`: see
+/// `operators::accumulators::partial_schema`.
+///
+/// Rows come by a hash exchange on exactly the keys in their order, or the whole stream is one subtask: the hash of the
+/// keys decides where the group is found after a restart.
 #[derive(Clone, Debug)]
 pub struct AggregateSpec {
     pub keys: Vec<usize>,
@@ -228,7 +231,8 @@ pub enum AggregateFunction {
 pub struct MaterializeSpec {
     /// The pipeline's OID: the name under which readers find the result.
     pub pipeline: crate::ids::Oid,
-    /// `None`: rows are told apart by all their columns.
+    /// `None`: rows are told apart by all their columns. Rows come by a hash exchange on exactly the key (on all columns
+    /// where there is none), unless there is one subtask.
     pub key: Option<Vec<usize>>,
     pub append_only: bool,
 }

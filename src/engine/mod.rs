@@ -6,9 +6,24 @@
 //!
 //! Knows no SQL and no client protocol. Only [`coordinator`] imports the catalog.
 
+pub mod client_tail;
 pub mod connectors;
+pub mod coordinator;
+pub mod dead_letters;
+pub mod driver;
 pub mod error;
+pub mod exchange;
 pub mod formats;
+pub mod fragment;
 pub mod graph;
+pub mod job_context;
+pub mod job_metrics;
 pub mod message;
 pub mod operator;
+pub mod operators;
+pub mod results;
+pub mod shard;
+pub mod sink_tail;
+pub mod source_head;
+pub mod values_source;
+pub mod worker;

@@ -7,6 +7,18 @@
 //! Guarantee: a source restored with offsets it reported delivers exactly the rows after them. A prepared committable can
 //! be committed any number of times with the effect of once.
 
+pub mod blackhole;
+pub(crate) mod files;
+pub mod filesystem;
+pub mod impulse;
+pub mod nexmark;
+pub mod options;
+pub(crate) mod rate;
+pub mod single_file;
+pub mod stdout;
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,6 +27,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use crate::clock::Clock;
+use crate::engine::connectors::options::CommonOptions;
 use crate::engine::error::Error;
 use crate::engine::graph::SinkChangelog;
 use crate::engine::message::Chunk;
@@ -53,6 +66,15 @@ pub trait ConnectorTable: Send + Sync + fmt::Debug {
     fn schema(&self) -> Option<SchemaRef>;
 
     fn direction(&self) -> Direction;
+
+    /// The options that every table has: what becomes of bad rows, event time, watermarks.
+    fn common(&self) -> CommonOptions;
+
+    /// The column of [`ConnectorTable::schema`] that is event time when the user names none; rows of a split come in its
+    /// order.
+    fn event_time_column(&self) -> Option<&'static str> {
+        None
+    }
 
     /// Whether a source ends by itself.
     fn bounded(&self) -> bool {
@@ -309,8 +331,20 @@ pub enum OptionKind {
     Enum(&'static [&'static str]),
 }
 
+/// Field metadata that marks a column as filled by the connector, not by the record: its value is the key of
+/// `METADATA FROM 'key'`, such as `file`. [`ConnectorTable::schema`] ends with such fields, named `_key`; a declared
+/// column that carries it is filled likewise.
+pub const METADATA_FIELD: &str = "laminar:metadata";
+
 /// Every connector, by name.
-pub static REGISTRY: &[&dyn Connector] = &[];
+pub static REGISTRY: &[&dyn Connector] = &[
+    &blackhole::Blackhole,
+    &filesystem::Filesystem,
+    &impulse::Impulse,
+    &nexmark::Nexmark,
+    &single_file::SingleFile,
+    &stdout::Stdout,
+];
 
 /// The connector called `name`.
 pub fn find(name: &str) -> Result<&'static dyn Connector> {
@@ -322,4 +356,41 @@ pub fn find(name: &str) -> Result<&'static dyn Connector> {
             name: name.to_owned(),
             nearest: crate::error::nearest(name, REGISTRY.iter().map(|c| c.name())).map(str::to_owned),
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions_are_complete() {
+        for connector in REGISTRY {
+            let description = connector.describe();
+            assert_eq!(description.name, connector.name());
+            assert!(description.summary.ends_with('.'), "{}", description.name);
+            let mut names: Vec<_> = description
+                .options
+                .iter()
+                .flat_map(|option| std::iter::once(option.name).chain(option.aliases.iter().copied()))
+                .collect();
+            for option in &description.options {
+                assert!(option.summary.ends_with('.'), "{} {}", description.name, option.name);
+            }
+            names.sort_unstable();
+            let count = names.len();
+            names.dedup();
+            assert_eq!(names.len(), count, "{} has two options of one name", description.name);
+        }
+    }
+
+    #[test]
+    fn unknown_connectors_have_a_nearest() {
+        use crate::error::Report;
+        let error = find("nexmrk").err().map(|error| error.report().hint);
+        assert_eq!(
+            error.flatten().as_deref(),
+            Some("Perhaps you meant \"nexmark\"; SHOW CONNECTORS lists them.")
+        );
+        assert!(find("single_file").is_ok());
+    }
 }

@@ -1,1 +1,259 @@
 //! Formats: bytes to columns and back.
+//!
+//! A [`Decoder`] takes records from the front of a buffer and collects columns; an [`Encoder`] appends records to one.
+//! Neither knows where bytes come from. Adding a format: a file here, a line in [`Format`] and [`FORMATS`].
+//!
+//! Guarantee: how input is cut into buffers never changes the rows; a record that cannot be decoded is reported with its
+//! bytes and leaves no trace in the columns.
+
+pub mod columns;
+pub mod csv;
+pub mod debezium;
+pub mod infer;
+pub mod json;
+pub mod raw;
+pub mod text_values;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+
+use crate::engine::connectors::options::{OptionReader, choice_option, flag_option, text_option};
+use crate::engine::connectors::{BadRowHandler, OptionDescription};
+use crate::engine::error::Error;
+use crate::engine::formats::csv::CsvOptions;
+use crate::engine::formats::json::decode::{JsonDecodeOptions, JsonDecoder};
+use crate::engine::formats::json::encode::{DecimalEncoding, JsonEncodeOptions, JsonEncoder};
+use crate::engine::formats::raw::{RawDecoder, RawEncoder};
+use crate::engine::message::Chunk;
+
+/// Bytes at hand.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    pub bytes: &'a [u8],
+    /// Where in the file or stream they begin.
+    pub offset: u64,
+    /// What bad rows are reported with: a file's name.
+    pub place: &'a str,
+    /// Nothing follows: the last record need not be terminated.
+    pub at_end: bool,
+}
+
+/// Bytes to columns.
+pub trait Decoder: Send {
+    /// Takes whole records from the front of `input` until about `rows_max` rows are collected, and gives how many bytes
+    /// they were. Fewer bytes than there are, with fewer rows than asked for, means that the rest is a piece of a record.
+    fn decode(&mut self, input: Input<'_>, rows_max: usize, bad_rows: &dyn BadRowHandler) -> Result<usize, Error>;
+
+    /// Rows collected.
+    fn rows(&self) -> usize;
+
+    /// The rows collected, which are then gone from here.
+    fn take(&mut self) -> Result<RecordBatch, Error>;
+}
+
+/// Columns to bytes.
+pub trait Encoder: Send {
+    /// What a new file begins with.
+    fn header(&self, _out: &mut Vec<u8>) {}
+
+    /// Appends the rows of `chunk`, each as whole records.
+    fn encode(&mut self, chunk: &Chunk, out: &mut Vec<u8>) -> Result<(), Error>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    DebeziumJson,
+    Csv,
+    RawString,
+    RawBytes,
+    Parquet,
+}
+
+/// Every format by its name in `format = '..'`.
+pub const FORMATS: &[(&str, Format)] = &[
+    ("json", Format::Json),
+    ("debezium_json", Format::DebeziumJson),
+    ("csv", Format::Csv),
+    ("raw_string", Format::RawString),
+    ("raw_bytes", Format::RawBytes),
+    ("parquet", Format::Parquet),
+];
+
+impl Format {
+    pub fn find(name: &str) -> Option<Format> {
+        FORMATS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, format)| *format)
+    }
+
+    pub fn name(self) -> &'static str {
+        FORMATS
+            .iter()
+            .find(|(_, format)| *format == self)
+            .map_or("", |(name, _)| name)
+    }
+}
+
+/// How timestamps are written as text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimestampFormat {
+    #[default]
+    Rfc3339,
+    UnixSeconds,
+    UnixMillis,
+    UnixMicros,
+    UnixNanos,
+}
+
+pub const TIMESTAMP_FORMATS: &[&str] = &["rfc3339", "unix_seconds", "unix_millis", "unix_micros", "unix_nanos"];
+
+impl TimestampFormat {
+    fn from_name(name: &str) -> TimestampFormat {
+        match name {
+            "unix_seconds" => TimestampFormat::UnixSeconds,
+            "unix_millis" => TimestampFormat::UnixMillis,
+            "unix_micros" => TimestampFormat::UnixMicros,
+            "unix_nanos" => TimestampFormat::UnixNanos,
+            _ => TimestampFormat::Rfc3339,
+        }
+    }
+}
+
+/// A table's format with its options.
+#[derive(Clone, Debug)]
+pub struct FormatOptions {
+    pub format: Format,
+    pub json_decode: JsonDecodeOptions,
+    pub json_encode: JsonEncodeOptions,
+    pub csv: CsvOptions,
+}
+
+impl FormatOptions {
+    /// From the options of a table whose connector offers `formats`, of which the first is the default.
+    pub fn read(options: &OptionReader<'_>) -> Result<FormatOptions, Error> {
+        let name = options.choice("format")?.unwrap_or("json");
+        let format = Format::find(name).unwrap_or(Format::Json);
+        let timestamp_format = match options.choice("json.timestamp_format")? {
+            Some(name) => TimestampFormat::from_name(name),
+            None if format == Format::DebeziumJson => TimestampFormat::UnixMillis,
+            None => TimestampFormat::Rfc3339,
+        };
+        Ok(FormatOptions {
+            format,
+            json_decode: JsonDecodeOptions {
+                timestamp_format,
+                ignore_parse_errors: options.flag("json.ignore_parse_errors")?.unwrap_or(false),
+                unstructured: options.flag("json.unstructured")?.unwrap_or(false),
+            },
+            json_encode: JsonEncodeOptions {
+                timestamp_format,
+                decimal: match options.choice("json.decimal_encoding")? {
+                    Some("string") => DecimalEncoding::Text,
+                    Some("bytes") => DecimalEncoding::Bytes,
+                    _ => DecimalEncoding::Number,
+                },
+                text_values: options.flag("json.text_values")?.unwrap_or(false),
+            },
+            csv: CsvOptions::read(options)?,
+        })
+    }
+
+    /// A decoder of text formats; Parquet files are read by whoever can seek in them.
+    pub fn decoder(&self, schema: &SchemaRef) -> Result<Box<dyn Decoder>, Error> {
+        Ok(match self.format {
+            Format::Json => Box::new(JsonDecoder::new(schema, self.json_decode)?),
+            Format::Csv => Box::new(csv::CsvDecoder::new(schema, self.csv.clone(), None)?),
+            Format::RawString | Format::RawBytes => Box::new(RawDecoder::new(schema)?),
+            Format::DebeziumJson | Format::Parquet => return Err(self.unsupported("read as a stream of bytes")),
+        })
+    }
+
+    pub fn encoder(&self, schema: &SchemaRef) -> Result<Box<dyn Encoder>, Error> {
+        Ok(match self.format {
+            Format::Json => Box::new(JsonEncoder::new(schema, self.json_encode)),
+            Format::DebeziumJson => Box::new(debezium::DebeziumEncoder::new(schema, self.json_encode)),
+            Format::Csv => Box::new(csv::CsvEncoder::new(schema, self.csv.clone())),
+            Format::RawString | Format::RawBytes => Box::new(RawEncoder::new(schema)?),
+            Format::Parquet => return Err(self.unsupported("written as a stream of bytes")),
+        })
+    }
+
+    fn unsupported(&self, what: &str) -> Error {
+        Error::NotSupported {
+            what: format!("format \"{}\" {what}", self.format.name()),
+            hint: Some("json, csv and raw_string are.".into()),
+        }
+    }
+}
+
+/// The options of all formats, for connectors that offer any.
+pub fn option_descriptions() -> Vec<OptionDescription> {
+    let mut options = vec![
+        choice_option(
+            "json.timestamp_format",
+            &["timestamp_format"],
+            TIMESTAMP_FORMATS,
+            "How timestamps are written: as text, or as a number of this unit.",
+        ),
+        flag_option(
+            "json.ignore_parse_errors",
+            &["ignore_parse_errors"],
+            Some("false"),
+            "Values that do not fit their column become NULL instead of making the row bad.",
+        ),
+        flag_option(
+            "json.unstructured",
+            &["unstructured"],
+            Some("false"),
+            "The whole record goes into the only column, of type JSON or TEXT.",
+        ),
+        choice_option(
+            "json.decimal_encoding",
+            &["decimal_encoding"],
+            &["number", "string", "bytes"],
+            "How NUMERIC values are written.",
+        ),
+        flag_option(
+            "json.text_values",
+            &["text_values"],
+            Some("false"),
+            "JSON values are written as strings that hold their text.",
+        ),
+        text_option(
+            "csv.delimiter",
+            &["delimiter"],
+            Some(","),
+            "One character between fields.",
+        ),
+        text_option(
+            "csv.quote",
+            &["quote"],
+            Some("\""),
+            "One character around fields that need it.",
+        ),
+        text_option(
+            "csv.escape",
+            &["escape"],
+            None,
+            "One character before a quote inside a quoted field; by default the quote is doubled.",
+        ),
+        flag_option(
+            "csv.header",
+            &["header"],
+            Some("true"),
+            "The first line names the columns.",
+        ),
+        text_option(
+            "csv.null_string",
+            &["null_string", "null"],
+            Some(""),
+            "An unquoted field with this text is NULL.",
+        ),
+    ];
+    for option in &mut options {
+        option.scope = crate::engine::connectors::OptionScope::Table;
+    }
+    options
+}

@@ -1,0 +1,339 @@
+//! Decodes what the reader fetched, on the shard.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
+use arrow::datatypes::{Schema, SchemaRef};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
+
+use crate::engine::connectors::filesystem::reader::{Item, QUEUE_ITEMS, Reader};
+use crate::engine::connectors::filesystem::{FILE, Files};
+use crate::engine::connectors::{
+    BadRowHandler, METADATA_FIELD, Result, Source, SourceContext, SourcePoll, SplitOffset, files,
+};
+use crate::engine::formats::csv::CsvDecoder;
+use crate::engine::formats::{Decoder, Format, Input};
+
+/// A file's offset as it is checkpointed. Ordered: further is greater.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Position {
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub finished: bool,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub byte: u64,
+    /// In Parquet files.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub row: u64,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+pub fn open(files: Arc<Files>, table: Option<&SchemaRef>, context: SourceContext) -> Result<Box<dyn Source>> {
+    let decoded = decoded_schema(&context.schema);
+    let (sender, queue) = mpsc::channel(QUEUE_ITEMS);
+    let reader = Reader {
+        files: Arc::clone(&files),
+        subtask: context.subtask.0 as usize,
+        parallelism: context.parallelism as usize,
+        restored: context.restored.clone(),
+        schema: Arc::clone(&decoded),
+        queue: sender,
+        waker: context.waker,
+    };
+    let task = {
+        let _entered = context.runtime.enter();
+        crate::spawn::named("filesystem reader", reader.run())
+    };
+    Ok(Box::new(FilesystemSource {
+        schema: context.schema,
+        all_names: decoded_schema(table.unwrap_or(&decoded))
+            .fields()
+            .iter()
+            .map(|f| f.name().clone())
+            .collect(),
+        decoded,
+        files,
+        queue,
+        task,
+        splits: None,
+        restored: context.restored,
+        current: None,
+        finished_split: None,
+        bad_rows: context.bad_rows,
+        bytes_read: 0,
+    }))
+}
+
+/// Without the columns that do not come out of files.
+fn decoded_schema(schema: &SchemaRef) -> SchemaRef {
+    let fields = schema
+        .fields()
+        .iter()
+        .filter(|field| !field.metadata().contains_key(METADATA_FIELD));
+    Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()))
+}
+
+struct FilesystemSource {
+    /// What is delivered.
+    schema: SchemaRef,
+    /// What comes out of files.
+    decoded: SchemaRef,
+    /// The columns of the table that come out of files.
+    all_names: Vec<String>,
+    files: Arc<Files>,
+    queue: mpsc::Receiver<Item>,
+    task: tokio::task::JoinHandle<()>,
+    /// Split number, name and position; `None` until the files were listed.
+    splits: Option<Vec<(usize, String, Position)>>,
+    restored: Vec<SplitOffset>,
+    current: Option<Current>,
+    /// A split whose end is to be reported next.
+    finished_split: Option<usize>,
+    bad_rows: Arc<dyn BadRowHandler>,
+    bytes_read: u64,
+}
+
+/// The file that is being read.
+struct Current {
+    /// Index into `splits`.
+    index: usize,
+    /// `None` for Parquet.
+    decoder: Option<Box<dyn Decoder>>,
+    /// Bytes not decoded begin at `start`.
+    buffer: Vec<u8>,
+    start: usize,
+    /// Rows not delivered.
+    rows: Option<RecordBatch>,
+    at_end: bool,
+    /// The decoder wants more bytes.
+    starved: bool,
+}
+
+impl Drop for FilesystemSource {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl FilesystemSource {
+    fn split(&mut self, index: usize) -> Option<&mut (usize, String, Position)> {
+        self.splits.as_mut().and_then(|splits| splits.get_mut(index))
+    }
+
+    fn begin(&mut self, number: usize, names: Option<Vec<String>>) -> Result<()> {
+        let splits = self.splits.as_deref().unwrap_or_default();
+        let index = splits.iter().position(|(known, _, _)| *known == number).unwrap_or(0);
+        let format = &self.files.format;
+        let decoder: Option<Box<dyn Decoder>> = match format.format {
+            Format::Parquet => None,
+            Format::Csv => {
+                let names = names.or_else(|| (!format.csv.header).then(|| self.all_names.clone()));
+                Some(Box::new(CsvDecoder::new(
+                    &self.decoded,
+                    format.csv.clone(),
+                    names.as_deref(),
+                )?))
+            }
+            _ => Some(format.decoder(&self.decoded)?),
+        };
+        self.current = Some(Current {
+            index,
+            decoder,
+            buffer: Vec::new(),
+            start: 0,
+            rows: None,
+            at_end: false,
+            starved: true,
+        });
+        Ok(())
+    }
+
+    /// Rows of the current file, if there are any at hand.
+    fn rows(&mut self, rows_max: usize) -> Result<Option<SourcePoll>> {
+        let Some(mut current) = self.current.take() else {
+            return Ok(None);
+        };
+        let Some((number, name, mut position)) = self.split(current.index).cloned() else {
+            return Ok(None);
+        };
+        let rows = if current.decoder.is_some() {
+            current.decode(rows_max, &name, &mut position, self.bad_rows.as_ref())?
+        } else {
+            current.slice(rows_max, &mut position)
+        };
+        let exhausted = rows.is_none() && current.at_end;
+        if exhausted {
+            position.finished = true;
+            self.finished_split = Some(number);
+        } else {
+            self.current = Some(current);
+        }
+        if let Some(split) = self
+            .splits
+            .as_mut()
+            .and_then(|s| s.iter_mut().find(|(known, _, _)| *known == number))
+        {
+            split.2 = position;
+        }
+        rows.map(|rows| {
+            let rows = self.with_metadata(rows, &name)?;
+            Ok(SourcePoll::Rows { split: number, rows })
+        })
+        .transpose()
+    }
+
+    fn with_metadata(&self, rows: RecordBatch, file: &str) -> Result<RecordBatch> {
+        if self.schema.fields().len() == self.decoded.fields().len() {
+            return Ok(rows);
+        }
+        let count = rows.num_rows();
+        let mut decoded = rows.columns().iter();
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
+        for field in self.schema.fields() {
+            columns.push(match field.metadata().get(METADATA_FIELD).map(String::as_str) {
+                Some(FILE) => {
+                    let names: ArrayRef = Arc::new(StringArray::from_iter_values(std::iter::repeat_n(file, count)));
+                    arrow::compute::cast(&names, field.data_type())?
+                }
+                Some(_) => arrow::array::new_null_array(field.data_type(), count),
+                None => decoded
+                    .next()
+                    .map_or_else(|| arrow::array::new_null_array(field.data_type(), count), Arc::clone),
+            });
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        Ok(RecordBatch::try_new_with_options(
+            Arc::clone(&self.schema),
+            columns,
+            &options,
+        )?)
+    }
+
+    /// Whether something was taken out of the queue.
+    fn take(&mut self, item: Item) -> Result<()> {
+        match item {
+            Item::Files(splits) => {
+                self.restored.clear();
+                self.splits = Some(splits);
+            }
+            Item::Begin(number, names) => self.begin(number, names)?,
+            Item::Bytes(bytes) => {
+                self.bytes_read += bytes.len() as u64;
+                if let Some(current) = &mut self.current {
+                    current.buffer.drain(..current.start);
+                    current.start = 0;
+                    current.buffer.extend_from_slice(&bytes);
+                    current.starved = false;
+                }
+            }
+            Item::Rows(rows) => {
+                self.bytes_read += rows.get_array_memory_size() as u64;
+                if let Some(current) = &mut self.current {
+                    current.rows = Some(rows);
+                    current.starved = false;
+                }
+            }
+            Item::End => {
+                if let Some(current) = &mut self.current {
+                    current.at_end = true;
+                    current.starved = false;
+                }
+            }
+            Item::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+impl Current {
+    fn decode(
+        &mut self,
+        rows_max: usize,
+        place: &str,
+        position: &mut Position,
+        bad_rows: &dyn BadRowHandler,
+    ) -> Result<Option<RecordBatch>> {
+        let Some(decoder) = &mut self.decoder else {
+            return Ok(None);
+        };
+        let input = Input {
+            bytes: &self.buffer[self.start..],
+            offset: position.byte,
+            place,
+            at_end: self.at_end,
+        };
+        let taken = decoder.decode(input, rows_max, bad_rows)?;
+        self.start += taken;
+        position.byte += taken as u64;
+        self.starved = decoder.rows() < rows_max;
+        if taken == 0 {
+            files::check_record_length(self.buffer.len(), place, position.byte)?;
+        }
+        if decoder.rows() == 0 {
+            return Ok(None);
+        }
+        decoder.take().map(Some)
+    }
+
+    fn slice(&mut self, rows_max: usize, position: &mut Position) -> Option<RecordBatch> {
+        let rows = self.rows.take()?;
+        let count = rows.num_rows().min(rows_max.max(1));
+        if count < rows.num_rows() {
+            self.rows = Some(rows.slice(count, rows.num_rows() - count));
+        }
+        self.starved = self.rows.is_none();
+        position.row += count as u64;
+        (count > 0).then(|| rows.slice(0, count))
+    }
+}
+
+impl Source for FilesystemSource {
+    fn poll(&mut self, rows_max: usize) -> Result<SourcePoll> {
+        let rows_max = rows_max.max(1);
+        loop {
+            if let Some(split) = self.finished_split.take() {
+                return Ok(SourcePoll::SplitFinished { split });
+            }
+            // At the end of a file what is left of it must be looked at even when the decoder had asked for more.
+            if self
+                .current
+                .as_ref()
+                .is_some_and(|current| !current.starved || current.at_end)
+            {
+                if let Some(rows) = self.rows(rows_max)? {
+                    return Ok(rows);
+                }
+                continue;
+            }
+            match self.queue.try_recv() {
+                Ok(item) => self.take(item)?,
+                Err(TryRecvError::Empty) => return Ok(SourcePoll::Pending(None)),
+                Err(TryRecvError::Disconnected) => return Ok(SourcePoll::Finished),
+            }
+        }
+    }
+
+    fn offsets(&self) -> Vec<SplitOffset> {
+        let Some(splits) = &self.splits else {
+            return self.restored.clone();
+        };
+        let offset = |(_, name, position): &(usize, String, Position)| SplitOffset {
+            split: name.clone(),
+            // Numbers and flags only: cannot fail.
+            offset: serde_json::to_string(position).unwrap_or_default(),
+        };
+        splits.iter().map(offset).collect()
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+}

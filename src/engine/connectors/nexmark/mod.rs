@@ -1,0 +1,202 @@
+//! The Nexmark auction: people, auctions and bids, generated.
+//!
+//! Event number n is the same event whenever and wherever it is generated, for one seed: of 50 events one is a person,
+//! three are auctions, 46 are bids. Events are dealt to a fixed number of splits in blocks of 50; a split's offset is how
+//! many of its events were delivered. So results do not depend on parallelism, restarts or speed.
+//!
+//! - [`generator`] what event n is.
+//! - [`columns`] events as Arrow columns, wanted columns only.
+//! - [`source`] the connector's source.
+
+pub mod columns;
+pub mod generator;
+mod source;
+
+use std::io::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::engine::connectors::impulse::time_option;
+use crate::engine::connectors::nexmark::columns::ColumnGenerator;
+use crate::engine::connectors::nexmark::generator::Generator;
+use crate::engine::connectors::options::{
+    CommonOptions, OptionReader, common_descriptions, integer_option, number_option, text_option,
+};
+use crate::engine::connectors::{
+    Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction, Result, Source, SourceContext, files,
+};
+use crate::engine::formats::Encoder;
+use crate::engine::formats::json::encode::{JsonEncodeOptions, JsonEncoder};
+use crate::engine::message::Chunk;
+use crate::options::ResolvedOptions;
+
+/// Event times begin here unless the table says otherwise.
+const BASE_TIME: &str = "2015-07-15 00:00:00";
+
+/// Event time advances by 1/10,000 s an event unless the table says otherwise.
+const EVENT_RATE: f64 = 10_000.0;
+
+pub struct Nexmark;
+
+#[async_trait::async_trait]
+impl Connector for Nexmark {
+    fn name(&self) -> &'static str {
+        "nexmark"
+    }
+
+    fn describe(&self) -> ConnectorDescription {
+        let mut options = vec![
+            number_option(
+                "event_rate",
+                &["rate"],
+                None,
+                "Events a second; without it as fast as possible.",
+            ),
+            number_option(
+                "first_event_rate",
+                &[],
+                None,
+                "Events a second of event time; event_rate by default, else 10000.",
+            ),
+            integer_option(
+                "events",
+                &["message_count"],
+                None,
+                "Events in all; without it the source never ends.",
+            ),
+            integer_option("seed", &[], Some("0"), "Other seeds, other events."),
+            text_option(
+                "base_time",
+                &[],
+                Some(BASE_TIME),
+                "The event time of event 0: a timestamp, or now.",
+            ),
+            integer_option("splits", &[], Some("16"), "Parts that can be read in parallel."),
+        ];
+        options.extend(common_descriptions(&[]));
+        ConnectorDescription {
+            name: "nexmark",
+            title: "Nexmark",
+            summary: "Generates the auction events of the Nexmark benchmark.",
+            category: "generators",
+            direction: Direction::Source,
+            formats: &[],
+            options,
+        }
+    }
+
+    fn resolve(&self, options: &ResolvedOptions, declared: Option<SchemaRef>) -> Result<Arc<dyn ConnectorTable>> {
+        let description = self.describe();
+        let reader = OptionReader::for_table(&description, options)?;
+        let schema = declared.unwrap_or_else(columns::schema);
+        ColumnGenerator::new(&schema)?;
+        let event_rate = reader.positive_number("event_rate")?;
+        let base_time = reader.text("base_time").unwrap_or(BASE_TIME);
+        Ok(Arc::new(NexmarkTable {
+            schema,
+            event_rate,
+            first_event_rate: reader
+                .positive_number("first_event_rate")?
+                .or(event_rate)
+                .unwrap_or(EVENT_RATE),
+            events: reader.integer("events", 0)?.map(|events| events as u64),
+            seed: reader.integer("seed", i64::MIN)?.unwrap_or(0) as u64,
+            base_micros: match base_time.trim() {
+                "now" => None,
+                text => Some(time_option("base_time", text)?),
+            },
+            splits: reader.integer("splits", 1)?.unwrap_or(16) as u64,
+            common: reader.common()?,
+        }))
+    }
+
+    async fn check_connection(&self, options: &ResolvedOptions) -> Result<()> {
+        OptionReader::for_connection(&self.describe(), options).map(|_| ())
+    }
+
+    async fn infer_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
+        OptionReader::for_table(&self.describe(), options)?;
+        Ok(Some(columns::schema()))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct NexmarkTable {
+    schema: SchemaRef,
+    event_rate: Option<f64>,
+    first_event_rate: f64,
+    events: Option<u64>,
+    seed: u64,
+    /// `None`: the wall clock at the start.
+    base_micros: Option<i64>,
+    splits: u64,
+    common: CommonOptions,
+}
+
+impl ConnectorTable for NexmarkTable {
+    fn connector(&self) -> &'static str {
+        "nexmark"
+    }
+
+    fn schema(&self) -> Option<SchemaRef> {
+        Some(Arc::clone(&self.schema))
+    }
+
+    fn direction(&self) -> Direction {
+        Direction::Source
+    }
+
+    fn common(&self) -> CommonOptions {
+        self.common.clone()
+    }
+
+    fn event_time_column(&self) -> Option<&'static str> {
+        self.schema
+            .index_of(columns::DATE_TIME)
+            .is_ok()
+            .then_some(columns::DATE_TIME)
+    }
+
+    fn bounded(&self) -> bool {
+        self.events.is_some()
+    }
+
+    fn guarantee(&self) -> DeliveryGuarantee {
+        DeliveryGuarantee::ExactlyOnce
+    }
+
+    fn open_source(&self, context: SourceContext) -> Result<Box<dyn Source>> {
+        source::open(self, context)
+    }
+}
+
+/// Writes the first `events` events as lines of JSON with the columns of the table, 10,000 a second of event time.
+pub fn write_json(events: u64, seed: u64, out: &mut impl Write) -> Result<()> {
+    write_json_range(0..events, seed, out)
+}
+
+/// Writes the events with these numbers.
+pub fn write_json_range(events: Range<u64>, seed: u64, out: &mut impl Write) -> Result<()> {
+    const ROWS: u64 = 4096;
+    let schema = columns::schema();
+    let mut columns = ColumnGenerator::new(&schema)?;
+    let mut encoder = JsonEncoder::new(&schema, JsonEncodeOptions::default());
+    let generator = Generator::new(seed, time_option("base_time", BASE_TIME)?, EVENT_RATE);
+    let mut buffer = Vec::new();
+    let mut first = events.start;
+    while first < events.end {
+        let end = (first + ROWS).min(events.end);
+        let rows = columns.generate(&generator, first..end)?;
+        buffer.clear();
+        encoder.encode(&Chunk::insert(rows), &mut buffer)?;
+        out.write_all(&buffer)
+            .map_err(|error| files::io_error("write to", "of events", &error))?;
+        first = end;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

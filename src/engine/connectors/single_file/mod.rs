@@ -1,0 +1,147 @@
+//! One file of this machine, read to its end or written from its start.
+//!
+//! Source: one split, whose offset is a byte offset; a file is bounded input. Sink: exactly once. A fresh start empties
+//! the file; a restore cuts it to the length it had at the checkpoint. Readers of the file see rows before the epoch that
+//! wrote them is decided; what they see may be cut off again after a crash.
+
+mod sink;
+mod source;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::engine::connectors::options::{
+    CommonOptions, OptionReader, common_descriptions, number_option, text_option,
+};
+use crate::engine::connectors::stdout::changelog_of;
+use crate::engine::connectors::{
+    Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction, OptionDescription, Result, Sink,
+    SinkChangelogSupport, SinkContext, Source, SourceContext, files,
+};
+use crate::engine::formats::{FormatOptions, infer};
+use crate::options::ResolvedOptions;
+
+const FORMATS: &[&str] = &["json", "debezium_json", "csv", "raw_string", "raw_bytes"];
+
+pub struct SingleFile;
+
+#[async_trait::async_trait]
+impl Connector for SingleFile {
+    fn name(&self) -> &'static str {
+        "single_file"
+    }
+
+    fn describe(&self) -> ConnectorDescription {
+        let mut options = vec![
+            OptionDescription {
+                required: true,
+                ..text_option(
+                    "path",
+                    &[],
+                    None,
+                    "The file: a path or a file:// URL of the server's machine.",
+                )
+            },
+            OptionDescription {
+                direction: Direction::Source,
+                ..number_option(
+                    "rate",
+                    &["event_rate"],
+                    None,
+                    "At most this many rows a second; without it as fast as possible.",
+                )
+            },
+        ];
+        options.extend(common_descriptions(FORMATS));
+        ConnectorDescription {
+            name: "single_file",
+            title: "Single file",
+            summary: "Reads a file once from start to end, or writes one, exactly once.",
+            category: "files",
+            direction: Direction::Both,
+            formats: FORMATS,
+            options,
+        }
+    }
+
+    fn resolve(&self, options: &ResolvedOptions, declared: Option<SchemaRef>) -> Result<Arc<dyn ConnectorTable>> {
+        let description = self.describe();
+        let reader = OptionReader::for_table(&description, options)?;
+        Ok(Arc::new(SingleFileTable {
+            path: files::local_path("path", reader.required("path")?)?,
+            rate: reader.positive_number("rate")?,
+            schema: declared,
+            format: FormatOptions::read(&reader)?,
+            common: reader.common()?,
+        }))
+    }
+
+    async fn check_connection(&self, options: &ResolvedOptions) -> Result<()> {
+        OptionReader::for_connection(&self.describe(), options).map(|_| ())
+    }
+
+    async fn infer_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
+        let description = self.describe();
+        let reader = OptionReader::for_table(&description, options)?;
+        let path = files::local_path("path", reader.required("path")?)?;
+        let format = FormatOptions::read(&reader)?;
+        let sample = source::sample(&path, infer::SAMPLE_BYTES)?;
+        infer::infer(&format, &sample, &path.display().to_string())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct SingleFileTable {
+    path: PathBuf,
+    rate: Option<f64>,
+    schema: Option<SchemaRef>,
+    format: FormatOptions,
+    common: CommonOptions,
+}
+
+impl ConnectorTable for SingleFileTable {
+    fn connector(&self) -> &'static str {
+        "single_file"
+    }
+
+    fn schema(&self) -> Option<SchemaRef> {
+        self.schema.clone()
+    }
+
+    fn direction(&self) -> Direction {
+        Direction::Both
+    }
+
+    fn common(&self) -> CommonOptions {
+        self.common.clone()
+    }
+
+    fn bounded(&self) -> bool {
+        true
+    }
+
+    fn sink_parallelism_max(&self) -> Option<u32> {
+        Some(1)
+    }
+
+    fn sink_changelog(&self, _primary_key: Option<&[usize]>) -> SinkChangelogSupport {
+        changelog_of(self.format.format)
+    }
+
+    fn guarantee(&self) -> DeliveryGuarantee {
+        DeliveryGuarantee::ExactlyOnce
+    }
+
+    fn open_source(&self, context: SourceContext) -> Result<Box<dyn Source>> {
+        source::open(self, context)
+    }
+
+    fn open_sink(&self, context: SinkContext) -> Result<Box<dyn Sink>> {
+        sink::open(self, &context)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,221 @@
+//! From a passed barrier to a committed epoch: write, decide, let the sinks commit, say that they have.
+//!
+//! The steps and what a failure of each means:
+//! 1. write files: the epoch is aborted, nothing happened; the next one has to hold all state again, and the output that
+//!    sinks had prepared;
+//! 2. decide (the commit point): an unknown answer is asked again until it is known; `Fenced`: a newer run exists;
+//! 3. sinks commit: tried a few times; then the job starts again, which commits before anything else;
+//! 4. note that they have: may be lost, commits are idempotent.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tracing::{info, warn};
+
+use crate::catalog::jobs::{CheckpointKind, CheckpointRecord, Decision};
+use crate::catalog::store::CatalogStore;
+use crate::clock::Clock;
+use crate::engine::connectors::Committer;
+use crate::engine::coordinator::checkpoint::PassedBarrier;
+use crate::engine::coordinator::persistence::{self, CarriedOutput, CheckpointIdentity};
+use crate::engine::coordinator::restart;
+use crate::engine::error::Error;
+use crate::engine::graph::{JobGraph, OperatorSpec};
+use crate::engine::message::BarrierKind;
+use crate::error::{ErrorReport, Report};
+use crate::ids::{Epoch, JobId, Oid, OperatorId, PublicIdKind, new_public_id};
+use crate::state::manifest::Manifest;
+use crate::state::snapshot::SubtaskSnapshot;
+use crate::state::storage::CheckpointStorage;
+
+/// How often writing is tried for an epoch after which the job ends; others are tried again by the next epoch.
+const LAST_WRITE_ATTEMPTS: u32 = 5;
+
+/// How often sinks are asked to commit before the job starts again.
+const SINK_COMMIT_ATTEMPTS: u32 = 5;
+
+/// How long the decision may stay unknown before the log says so again.
+const UNKNOWN_DECISION_WARNING: u32 = 8;
+
+/// The committers of a job's sinks, by operator. The lock is never contended: it only lets futures that hold a committer
+/// move between threads.
+#[derive(Default)]
+pub struct Committers(BTreeMap<OperatorId, Mutex<Box<dyn Committer>>>);
+
+impl Committers {
+    pub async fn open(graph: &JobGraph) -> Result<Committers, Error> {
+        let mut committers = BTreeMap::new();
+        for node in &graph.nodes {
+            if let OperatorSpec::Sink(spec) = &node.operator {
+                committers.insert(node.id.clone(), Mutex::new(spec.table.open_committer().await?));
+            }
+        }
+        Ok(Committers(committers))
+    }
+
+    /// Commits what `manifest` holds for the sinks of its epoch. Idempotent.
+    pub async fn commit(&mut self, manifest: &Manifest) -> Result<(), Error> {
+        for (operator, committables) in persistence::committables(manifest) {
+            let committer = self.0.get_mut(&operator).ok_or_else(|| {
+                Error::Internal(format!("checkpoint {} has output of an unknown sink", manifest.epoch()))
+            })?;
+            committer.get_mut().commit(manifest.epoch(), committables).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Where checkpoints of a pipeline go.
+#[derive(Clone)]
+pub struct CheckpointPlace {
+    pub store: Arc<dyn CatalogStore>,
+    pub storage: CheckpointStorage,
+    pub clock: Arc<dyn Clock>,
+    pub pipeline: Oid,
+    pub job: JobId,
+    /// Prefix in the storage.
+    pub path: String,
+}
+
+/// What is to be committed.
+pub struct CommitTask {
+    pub place: CheckpointPlace,
+    pub identity: CheckpointIdentity,
+    pub passed: PassedBarrier,
+    pub label: Option<String>,
+    /// All input had ended before the barrier.
+    pub is_final: bool,
+    /// Of epochs that were aborted since the last committed one.
+    pub carried: Vec<CarriedOutput>,
+    pub committers: Committers,
+}
+
+pub enum CommitOutcome {
+    Committed(Arc<Manifest>),
+    /// Not decided: as if it had not been tried.
+    Aborted {
+        report: ErrorReport,
+        carried: Vec<CarriedOutput>,
+    },
+    Fenced,
+    /// Decided, but the sinks could not commit yet.
+    SinksFailed(ErrorReport),
+}
+
+impl CommitTask {
+    pub fn epoch(&self) -> Epoch {
+        self.identity.epoch
+    }
+
+    /// Takes all steps; gives the committers back.
+    pub async fn run(mut self) -> (CommitOutcome, Committers) {
+        let started_at = self.passed.started_at_micros;
+        let parts = std::mem::take(&mut self.passed.parts);
+        let snapshots = persistence::snapshots(parts, &self.carried);
+        let (manifest, manifest_path) = match self.write(&snapshots).await {
+            Ok(written) => written,
+            Err(error) => {
+                let aborted = CommitOutcome::Aborted {
+                    report: error.report(),
+                    carried: persistence::output_to_carry(&snapshots),
+                };
+                return (aborted, self.committers);
+            }
+        };
+        let record = self.record(&manifest, manifest_path, started_at);
+        if self.decide(&record).await == Decision::Fenced {
+            return (CommitOutcome::Fenced, self.committers);
+        }
+        match commit_sinks(&self.place, &mut self.committers, &manifest).await {
+            Ok(()) => (CommitOutcome::Committed(Arc::new(manifest)), self.committers),
+            Err(error) => (CommitOutcome::SinksFailed(error.report()), self.committers),
+        }
+    }
+
+    async fn write(&self, snapshots: &[SubtaskSnapshot]) -> Result<(Manifest, String), Error> {
+        let attempts = if self.identity.kind == BarrierKind::Stop {
+            LAST_WRITE_ATTEMPTS
+        } else {
+            1
+        };
+        let mut attempt = 1;
+        loop {
+            let place = &self.place;
+            match persistence::save(&place.storage, &place.path, &self.identity, snapshots.to_vec()).await {
+                Err(error) if attempt < attempts => {
+                    warn!(pipeline = %place.pipeline, epoch = %self.identity.epoch, %error, "could not write the last checkpoint, trying again");
+                    tokio::time::sleep(restart::delay(attempt, rand::random())).await;
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn record(&self, manifest: &Manifest, manifest_path: String, started_at: i64) -> CheckpointRecord {
+        CheckpointRecord {
+            id: new_public_id(PublicIdKind::Checkpoint),
+            pipeline: self.place.pipeline,
+            job: self.place.job.clone(),
+            epoch: self.identity.epoch,
+            generation: self.identity.generation,
+            manifest_path,
+            kind: match self.identity.kind {
+                BarrierKind::Tick | BarrierKind::Checkpoint => CheckpointKind::Checkpoint,
+                BarrierKind::Savepoint => CheckpointKind::Savepoint,
+                BarrierKind::Stop => CheckpointKind::Stop,
+            },
+            state_rows: manifest.state_rows(),
+            bytes: manifest.bytes(),
+            started_at,
+            finished_at: self.place.clock.now_micros(),
+            committed: false,
+            kept_label: self.label.clone(),
+            final_: self.is_final,
+        }
+    }
+
+    /// An error leaves open whether the epoch is decided; only the store knows, so it is asked until it answers. Asking
+    /// again for the same checkpoint gives the same answer.
+    async fn decide(&self, record: &CheckpointRecord) -> Decision {
+        let mut attempt = 1;
+        loop {
+            match self.place.store.decide_epoch(record.clone()).await {
+                Ok(decision) => return decision,
+                Err(error) => {
+                    if attempt % UNKNOWN_DECISION_WARNING == 1 {
+                        warn!(pipeline = %self.place.pipeline, epoch = %record.epoch, %error, "could not record a checkpoint, trying again");
+                    }
+                    tokio::time::sleep(restart::delay(attempt, rand::random())).await;
+                    attempt = attempt.saturating_add(1);
+                }
+            }
+        }
+    }
+}
+
+/// Lets the sinks commit a decided epoch and notes that they have.
+pub async fn commit_sinks(
+    place: &CheckpointPlace,
+    committers: &mut Committers,
+    manifest: &Manifest,
+) -> Result<(), Error> {
+    let mut attempt = 1;
+    loop {
+        match committers.commit(manifest).await {
+            Ok(()) => break,
+            Err(error) if attempt < SINK_COMMIT_ATTEMPTS && error.retry() == crate::error::Retry::Backoff => {
+                info!(pipeline = %place.pipeline, epoch = %manifest.epoch(), %error, "sink could not commit, trying again");
+                tokio::time::sleep(restart::delay(attempt, rand::random())).await;
+                attempt += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if let Err(error) = place.store.mark_committed(place.pipeline, manifest.epoch()).await {
+        // The commits are repeated at the next start, to the effect of once.
+        warn!(pipeline = %place.pipeline, epoch = %manifest.epoch(), %error, "could not note that sinks have committed");
+    }
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! Between the parts that drivers hand over and the checkpoints of `state`: the only file here that knows both forms.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use crate::engine::error::Error;
+use crate::engine::graph::{AggregatePhase, GraphNode, JobGraph, OperatorSpec};
+use crate::engine::job_context::{OperatorPart, PartContent, RestorePoint};
+use crate::engine::message::BarrierKind;
+use crate::ids::{Epoch, Generation, OperatorId, SubtaskIndex};
+use crate::state::key_group::KeyGroups;
+use crate::state::manifest::{CheckpointKind, Manifest};
+use crate::state::restore::RestoredState;
+use crate::state::snapshot::{CheckpointHeader, SubtaskSnapshot, load_manifest, write_checkpoint};
+use crate::state::storage::CheckpointStorage;
+use crate::state::table::StateReader;
+
+/// What a checkpoint is written under.
+#[derive(Clone)]
+pub struct CheckpointIdentity {
+    pub epoch: Epoch,
+    pub generation: Generation,
+    pub kind: BarrierKind,
+    pub key_groups: KeyGroups,
+    /// The checkpoint that unchanged state is taken from.
+    pub parent: Option<Arc<Manifest>>,
+    pub created_at_micros: i64,
+}
+
+/// Output that a sink prepared for an epoch which was aborted: it becomes part of the next one, or it would be lost.
+#[derive(Clone, Debug)]
+pub struct CarriedOutput {
+    operator: OperatorId,
+    subtask: SubtaskIndex,
+    parallelism: u32,
+    committable: Vec<u8>,
+}
+
+/// In the form that is written; `carried` output comes before that of the epoch itself.
+pub fn snapshots(parts: Vec<OperatorPart>, carried: &[CarriedOutput]) -> Vec<SubtaskSnapshot> {
+    let own: Vec<SubtaskSnapshot> = parts.into_iter().map(snapshot).collect();
+    let carry = |output: &CarriedOutput| {
+        let now = own
+            .iter()
+            .find(|part| part.operator == output.operator && part.subtask == output.subtask);
+        SubtaskSnapshot {
+            operator: output.operator.clone(),
+            subtask: output.subtask,
+            parallelism: output.parallelism,
+            tables: Vec::new(),
+            committable: Some(output.committable.clone()),
+            sink_position: None,
+            // Only the output is of the past.
+            watermark: now.and_then(|part| part.watermark),
+            finished: now.is_some_and(|part| part.finished),
+        }
+    };
+    let carried: Vec<SubtaskSnapshot> = carried.iter().map(carry).collect();
+    carried.into_iter().chain(own).collect()
+}
+
+/// All output in `snapshots`, for the epoch after one that was aborted.
+pub fn output_to_carry(snapshots: &[SubtaskSnapshot]) -> Vec<CarriedOutput> {
+    let output = snapshots.iter().filter_map(|snapshot| {
+        Some(CarriedOutput {
+            operator: snapshot.operator.clone(),
+            subtask: snapshot.subtask,
+            parallelism: snapshot.parallelism,
+            committable: snapshot.committable.clone()?,
+        })
+    });
+    output.collect()
+}
+
+fn snapshot(part: OperatorPart) -> SubtaskSnapshot {
+    let (tables, committable, sink_position) = match part.content {
+        PartContent::Input(offsets) => (vec![offsets.into_table()], None, None),
+        PartContent::State(tables) => (tables, None, None),
+        PartContent::Sink { committable, position } => (Vec::new(), committable, position),
+    };
+    SubtaskSnapshot {
+        operator: part.operator,
+        subtask: part.subtask,
+        parallelism: part.parallelism,
+        tables,
+        committable,
+        sink_position,
+        watermark: part.watermark,
+        finished: part.ended,
+    }
+}
+
+/// Writes all files of a checkpoint; gives the manifest and where it is. Nothing is decided by that.
+pub async fn save(
+    storage: &CheckpointStorage,
+    pipeline_path: &str,
+    identity: &CheckpointIdentity,
+    snapshots: Vec<SubtaskSnapshot>,
+) -> Result<(Manifest, String), Error> {
+    let header = CheckpointHeader {
+        epoch: identity.epoch,
+        generation: identity.generation,
+        parent: identity.parent.as_deref(),
+        key_groups: identity.key_groups,
+        kind: match identity.kind {
+            BarrierKind::Tick | BarrierKind::Checkpoint => CheckpointKind::Checkpoint,
+            BarrierKind::Savepoint => CheckpointKind::Savepoint,
+            BarrierKind::Stop => CheckpointKind::Stop,
+        },
+        created_at_micros: identity.created_at_micros,
+    };
+    Ok(write_checkpoint(storage, pipeline_path, header, snapshots).await?)
+}
+
+/// A checkpoint all of whose files are there and undamaged, ready to start from.
+pub struct OpenCheckpoint {
+    pub manifest: Arc<Manifest>,
+    pub restored: Arc<dyn RestorePoint>,
+}
+
+/// Reads and checks every file of the checkpoint; what is damaged is told before anything is decoded.
+pub fn open_checkpoint<'a>(
+    storage: &'a CheckpointStorage,
+    path: &'a str,
+    runtime: tokio::runtime::Handle,
+) -> BoxFuture<'a, Result<OpenCheckpoint, Error>> {
+    // Boxed with its type said: the compiler does not see through the streams inside.
+    Box::pin(async move {
+        let manifest = load_manifest(storage, path).await?;
+        let state = RestoredState::open(storage, manifest.clone()).await?;
+        Ok(OpenCheckpoint {
+            manifest: Arc::new(manifest),
+            restored: Arc::new(Restored { state, runtime }),
+        })
+    })
+}
+
+/// The manifest alone, for its committables.
+pub async fn load(storage: &CheckpointStorage, path: &str) -> Result<Manifest, Error> {
+    Ok(load_manifest(storage, path).await?)
+}
+
+/// What the sinks of a checkpoint have to commit, by operator.
+pub fn committables(manifest: &Manifest) -> Vec<(OperatorId, Vec<Vec<u8>>)> {
+    let mut by_operator: std::collections::BTreeMap<OperatorId, Vec<Vec<u8>>> = std::collections::BTreeMap::new();
+    for entry in &manifest.subtasks {
+        if let Some(committable) = &entry.committable {
+            let operator = OperatorId(entry.operator.clone());
+            by_operator.entry(operator).or_default().push(committable.clone());
+        }
+    }
+    by_operator.into_iter().collect()
+}
+
+struct Restored {
+    state: RestoredState,
+    runtime: tokio::runtime::Handle,
+}
+
+impl RestorePoint for Restored {
+    fn reader(&self, operator: &OperatorId, subtask: SubtaskIndex, parallelism: u32) -> Box<dyn StateReader> {
+        self.state.reader(operator, subtask, parallelism, self.runtime.clone())
+    }
+
+    fn sink_positions(&self, operator: &OperatorId) -> Vec<String> {
+        self.state.sink_positions(operator)
+    }
+
+    fn watermark(&self, operator: &OperatorId) -> Option<i64> {
+        self.state.watermark(operator)
+    }
+}
+
+/// Why `manifest` cannot be the start of `graph`; `None` when it can. State is found again by operator id: an operator
+/// that keeps something must be there under the same id in both.
+pub fn mismatch(manifest: &Manifest, graph: &JobGraph) -> Option<String> {
+    let saved: BTreeSet<OperatorId> = manifest.operators().into_iter().collect();
+    let missing: Vec<&str> = graph
+        .nodes
+        .iter()
+        .filter(|node| keeps_state(node) && !saved.contains(&node.id))
+        .map(|node| node.operator.name())
+        .collect();
+    let present: BTreeSet<&OperatorId> = graph.nodes.iter().map(|node| &node.id).collect();
+    let kept = |table: &&crate::state::manifest::TableEntry| table.parts.iter().any(|part| part.rows > 0);
+    let lost: BTreeSet<&str> = manifest
+        .tables
+        .iter()
+        .filter(kept)
+        .filter(|table| !present.contains(&OperatorId(table.operator.clone())))
+        .map(|table| table.table.as_str())
+        .collect();
+    if missing.is_empty() && lost.is_empty() {
+        return None;
+    }
+    let lost = lost.into_iter().collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "Operators without saved state: {}; saved tables without an operator: {}.",
+        if missing.is_empty() {
+            "none".to_owned()
+        } else {
+            missing.join(", ")
+        },
+        if lost.is_empty() { "none".to_owned() } else { lost },
+    ))
+}
+
+fn keeps_state(node: &GraphNode) -> bool {
+    match &node.operator {
+        OperatorSpec::Source(_) | OperatorSpec::Values(_) | OperatorSpec::Sink(_) | OperatorSpec::Materialize(_) => {
+            true
+        }
+        OperatorSpec::UpdatingAggregate(spec) => spec.phase != AggregatePhase::Partial,
+        OperatorSpec::WindowAggregate(spec) => spec.aggregate.phase != AggregatePhase::Partial,
+        OperatorSpec::Filter { .. }
+        | OperatorSpec::Project { .. }
+        | OperatorSpec::Unnest(_)
+        | OperatorSpec::Union
+        | OperatorSpec::ClientOutput { .. } => false,
+    }
+}

@@ -1,0 +1,248 @@
+//! The only way to start: begin a generation, find the newest usable checkpoint, compile, finish what sinks had prepared.
+//!
+//! The order is what makes it right: the generation comes first, so that no older run can decide an epoch unseen; undone
+//! sink commits come before any input starts. A damaged checkpoint is skipped with a warning that names the file.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tracing::{info, warn};
+
+use crate::catalog::jobs::{CheckpointRecord, JobRecord};
+use crate::catalog::objects::{Object, Pipeline};
+use crate::engine::coordinator::Shared;
+use crate::engine::coordinator::commit::{CheckpointPlace, Committers, commit_sinks};
+use crate::engine::coordinator::persistence::{self, OpenCheckpoint, open_checkpoint};
+use crate::engine::coordinator::settings::PipelineSettings;
+use crate::engine::error::Error;
+use crate::engine::graph::JobGraph;
+use crate::engine::job_context::{NothingSaved, RestorePoint};
+use crate::error::Report;
+use crate::ids::{Epoch, Generation, JobId, Oid};
+use crate::state::key_group::KeyGroups;
+use crate::state::manifest::Manifest;
+
+/// How far back a usable checkpoint is looked for.
+const CHECKPOINTS_TRIED: usize = 100;
+
+/// From where a run starts, when not from the newest checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartFrom {
+    Newest,
+    /// This one; `Epoch(0)`: from nothing.
+    Checkpoint(Epoch),
+}
+
+/// Everything that a deployment needs.
+pub struct StartPoint {
+    pub graph: JobGraph,
+    pub key_groups: KeyGroups,
+    pub settings: PipelineSettings,
+    pub place: CheckpointPlace,
+    pub generation: Generation,
+    pub restored: Arc<dyn RestorePoint>,
+    /// The checkpoint that it continues; unchanged state is taken from it.
+    pub manifest: Option<Arc<Manifest>>,
+    pub next_epoch: Epoch,
+    pub committers: Committers,
+    /// The state is not that of the newest checkpoint: it must be saved before anything new happens, so that a crash
+    /// does not go back to the newest.
+    pub save_first: bool,
+    /// The checkpoint says that all input was processed: there is nothing to run.
+    pub nothing_left: bool,
+}
+
+/// Does everything up to the deployment. `job` is recorded under the new generation, which is put into `begun` at once.
+pub async fn find_start(
+    shared: &Shared,
+    job: &mut JobRecord,
+    from: StartFrom,
+    begun: &AtomicU64,
+) -> Result<StartPoint, Error> {
+    let pipeline = pipeline_of(shared, job.pipeline)?;
+    let settings = PipelineSettings::of(&pipeline.options, shared.defaults)?;
+    job.parallelism = settings.parallelism;
+    let store = shared.catalog.store();
+    job.generation = store
+        .begin_generation(job.pipeline, job.clone())
+        .await
+        .map_err(catalog_error)?;
+    begun.store(job.generation.0, Ordering::SeqCst);
+    let place = CheckpointPlace {
+        store: Arc::clone(&store),
+        storage: shared.storage.clone(),
+        clock: Arc::clone(&shared.clock),
+        pipeline: job.pipeline,
+        job: job.job.clone(),
+        path: pipeline.header.public_id.clone(),
+    };
+    let records = store
+        .latest_checkpoints(job.pipeline, CHECKPOINTS_TRIED)
+        .await
+        .map_err(catalog_error)?;
+    let graph = compile(shared, &pipeline, settings.parallelism).await?;
+    let key_groups = key_groups_of(&pipeline)?;
+    let mut committers = Committers::open(&graph).await?;
+    finish_commits(&place, &mut committers, &records).await?;
+    let chosen = choose(shared, &pipeline, &records, from).await?;
+    let newest = records.first().map(|record| record.epoch);
+    let restored_epoch = chosen.as_ref().map(|(record, _)| record.epoch);
+    let nothing_left = chosen
+        .as_ref()
+        .is_some_and(|(record, _)| record.final_ && Some(record.epoch) == newest);
+    let (manifest, restored): (_, Arc<dyn RestorePoint>) = match chosen {
+        Some((_, checkpoint)) => {
+            if let Some(detail) = persistence::mismatch(&checkpoint.manifest, &graph) {
+                let pipeline = pipeline.header.name;
+                return Err(Error::StateMismatch { pipeline, detail });
+            }
+            (Some(checkpoint.manifest), checkpoint.restored)
+        }
+        None => (None, Arc::new(NothingSaved { key_groups })),
+    };
+    job.restored_epoch = restored_epoch;
+    Ok(StartPoint {
+        graph,
+        key_groups,
+        settings,
+        place,
+        generation: job.generation,
+        restored,
+        next_epoch: newest.unwrap_or_default().next(),
+        committers,
+        save_first: newest.is_some() && restored_epoch != newest && from != StartFrom::Newest,
+        nothing_left,
+        manifest,
+    })
+}
+
+pub fn pipeline_of(shared: &Shared, oid: Oid) -> Result<Pipeline, Error> {
+    match shared.catalog.snapshot().get(oid) {
+        Some(Object::Pipeline(pipeline)) => Ok(pipeline.clone()),
+        _ => Err(Error::UnknownPipeline {
+            pipeline: oid.to_string(),
+        }),
+    }
+}
+
+pub fn key_groups_of(pipeline: &Pipeline) -> Result<KeyGroups, Error> {
+    KeyGroups::new(pipeline.key_groups)
+        .ok_or_else(|| Error::Internal(format!("pipeline has {} key groups", pipeline.key_groups)))
+}
+
+/// Compiles off the I/O threads; a panic of the planner is an error of this job.
+pub async fn compile(shared: &Shared, pipeline: &Pipeline, parallelism: u32) -> Result<JobGraph, Error> {
+    let compiler = Arc::clone(&shared.compiler);
+    let snapshot = shared.catalog.snapshot();
+    let pipeline = pipeline.clone();
+    let compiled = tokio::task::spawn_blocking(move || compiler.compile(&pipeline, parallelism, &snapshot));
+    match compiled.await {
+        Ok(graph) => graph.map_err(Error::Reported),
+        Err(join) => Err(Error::Panicked {
+            operator: "planner".into(),
+            message: join.to_string(),
+        }),
+    }
+}
+
+pub fn catalog_error(error: crate::catalog::error::Error) -> Error {
+    Error::Reported(error.report())
+}
+
+/// Commits what sinks had prepared for epochs that were decided, oldest first.
+async fn finish_commits(
+    place: &CheckpointPlace,
+    committers: &mut Committers,
+    records: &[CheckpointRecord],
+) -> Result<(), Error> {
+    for record in records.iter().rev().filter(|record| !record.committed) {
+        let manifest = match persistence::load(&place.storage, &record.manifest_path).await {
+            Ok(manifest) => manifest,
+            Err(error) if is_damage(&error) => {
+                warn!(pipeline = %place.pipeline, epoch = %record.epoch, path = record.manifest_path, %error,
+                    "the output of a damaged checkpoint cannot be committed");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        info!(pipeline = %place.pipeline, epoch = %record.epoch, "finishing the commit of an earlier run");
+        commit_sinks(place, committers, &manifest).await?;
+    }
+    Ok(())
+}
+
+/// The checkpoint to start from; `None`: from nothing.
+async fn choose(
+    shared: &Shared,
+    pipeline: &Pipeline,
+    records: &[CheckpointRecord],
+    from: StartFrom,
+) -> Result<Option<(CheckpointRecord, OpenCheckpoint)>, Error> {
+    match from {
+        StartFrom::Checkpoint(Epoch(0)) => Ok(None),
+        StartFrom::Checkpoint(epoch) => {
+            let Some(record) = records.iter().find(|record| record.epoch == epoch) else {
+                return Err(Error::UnknownCheckpoint {
+                    pipeline: pipeline.header.name.clone(),
+                    epoch: epoch.0,
+                });
+            };
+            let runtime = shared.runtime.clone();
+            let checkpoint = open_checkpoint(&shared.storage, &record.manifest_path, runtime).await?;
+            Ok(Some((record.clone(), checkpoint)))
+        }
+        StartFrom::Newest => newest_usable(shared, pipeline, records).await,
+    }
+}
+
+async fn newest_usable(
+    shared: &Shared,
+    pipeline: &Pipeline,
+    records: &[CheckpointRecord],
+) -> Result<Option<(CheckpointRecord, OpenCheckpoint)>, Error> {
+    let mut reasons = Vec::new();
+    for record in records {
+        let runtime = shared.runtime.clone();
+        match open_checkpoint(&shared.storage, &record.manifest_path, runtime).await {
+            Ok(checkpoint) => return Ok(Some((record.clone(), checkpoint))),
+            Err(error) if is_damage(&error) => {
+                warn!(pipeline = pipeline.header.name, epoch = %record.epoch, %error,
+                    "checkpoint is damaged, trying the previous one");
+                reasons.push(format!("Checkpoint {}: {error}.", record.epoch));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if reasons.is_empty() {
+        return Ok(None);
+    }
+    Err(Error::NoUsableCheckpoint {
+        pipeline: pipeline.header.name.clone(),
+        reasons,
+    })
+}
+
+/// Damaged for good, and not only out of reach.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::State(crate::state::error::Error::Damaged { .. }) => true,
+        Error::State(error) => error.is_not_found(),
+        _ => false,
+    }
+}
+
+/// A new run's record, before it has a generation.
+pub fn new_job(shared: &Shared, pipeline: Oid, state: crate::catalog::jobs::JobState) -> JobRecord {
+    JobRecord {
+        job: JobId(crate::ids::new_public_id(crate::ids::PublicIdKind::Job)),
+        pipeline,
+        generation: Generation::default(),
+        state,
+        desired_running: true,
+        started_at_micros: shared.clock.now_micros(),
+        finished_at_micros: None,
+        restored_epoch: None,
+        error: None,
+        parallelism: 1,
+    }
+}

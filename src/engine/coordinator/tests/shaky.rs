@@ -1,0 +1,176 @@
+//! Stores that are down for a while, or that do what they are told and lose the answer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use futures::stream::BoxStream;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult,
+};
+
+use crate::catalog::error::{Error, Result};
+use crate::catalog::jobs::{CheckpointRecord, Decision, JobFilter, JobRecord};
+use crate::catalog::memory::MemoryStore;
+use crate::catalog::store::{CatalogStore, CommitOutcome, StoreTransaction, StoredCatalog};
+use crate::ids::{Epoch, Generation, Oid};
+
+/// Checkpoint storage that refuses writes while `full`.
+#[derive(Debug, Default)]
+pub struct ShakyObjects {
+    inner: InMemory,
+    pub full: AtomicBool,
+    pub refused: AtomicU32,
+}
+
+impl std::fmt::Display for ShakyObjects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("shaky")
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for ShakyObjects {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
+        if self.full.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(object_store::Error::PermissionDenied {
+                path: path.to_string(),
+                source: "no space".into(),
+            });
+        }
+        self.inner.put_opts(path, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        self.inner.get_opts(path, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// A metadata store that can lose the answers of what jobs ask of it.
+#[derive(Default)]
+pub struct ShakyStore {
+    pub inner: Arc<MemoryStore>,
+    /// Of how many of the next decisions the answer is lost after they took effect.
+    pub lose_decisions: AtomicU32,
+    /// Nothing that jobs ask is answered or takes effect.
+    pub down: AtomicBool,
+    pub unanswered: AtomicU32,
+}
+
+fn unreachable_store() -> Error {
+    Error::StoreUnreachable {
+        reason: "connection reset".into(),
+    }
+}
+
+impl ShakyStore {
+    fn up(&self) -> Result<()> {
+        if self.down.load(Ordering::SeqCst) {
+            self.unanswered.fetch_add(1, Ordering::SeqCst);
+            return Err(unreachable_store());
+        }
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl CatalogStore for ShakyStore {
+    fn kind(&self) -> &'static str {
+        "shaky"
+    }
+    async fn migrate(&self) -> Result<()> {
+        self.inner.migrate().await
+    }
+    async fn load(&self) -> Result<StoredCatalog> {
+        self.inner.load().await
+    }
+    async fn version(&self) -> Result<u64> {
+        self.inner.version().await
+    }
+    async fn commit(&self, transaction: StoreTransaction) -> Result<CommitOutcome> {
+        self.inner.commit(transaction).await
+    }
+    async fn begin_generation(&self, pipeline: Oid, job: JobRecord) -> Result<Generation> {
+        self.up()?;
+        self.inner.begin_generation(pipeline, job).await
+    }
+    async fn generation(&self, pipeline: Oid) -> Result<Option<Generation>> {
+        self.inner.generation(pipeline).await
+    }
+    async fn decide_epoch(&self, checkpoint: CheckpointRecord) -> Result<Decision> {
+        self.up()?;
+        let decision = self.inner.decide_epoch(checkpoint).await?;
+        let lose = |left: u32| left.checked_sub(1);
+        match self
+            .lose_decisions
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, lose)
+        {
+            Ok(_) => {
+                self.unanswered.fetch_add(1, Ordering::SeqCst);
+                Err(unreachable_store())
+            }
+            Err(_) => Ok(decision),
+        }
+    }
+    async fn mark_committed(&self, pipeline: Oid, epoch: Epoch) -> Result<()> {
+        self.up()?;
+        self.inner.mark_committed(pipeline, epoch).await
+    }
+    async fn latest_checkpoints(&self, pipeline: Oid, limit: usize) -> Result<Vec<CheckpointRecord>> {
+        self.up()?;
+        self.inner.latest_checkpoints(pipeline, limit).await
+    }
+    async fn label_checkpoint(&self, pipeline: Oid, epoch: Epoch, label: Option<String>) -> Result<Decision> {
+        self.inner.label_checkpoint(pipeline, epoch, label).await
+    }
+    async fn delete_checkpoints(&self, pipeline: Oid, epochs: &[Epoch]) -> Result<()> {
+        self.up()?;
+        self.inner.delete_checkpoints(pipeline, epochs).await
+    }
+    async fn update_job(&self, job: JobRecord) -> Result<Decision> {
+        self.up()?;
+        self.inner.update_job(job).await
+    }
+    async fn jobs(&self, filter: JobFilter) -> Result<Vec<JobRecord>> {
+        self.inner.jobs(filter).await
+    }
+    async fn pipelines_with_records(&self) -> Result<Vec<Oid>> {
+        self.inner.pipelines_with_records().await
+    }
+    async fn drop_pipeline_records(&self, pipeline: Oid) -> Result<()> {
+        self.inner.drop_pipeline_records(pipeline).await
+    }
+    async fn ping(&self) -> Result<()> {
+        self.up()
+    }
+}

@@ -1,0 +1,187 @@
+//! Rows that could not be decoded: counted always, kept for a while when the table says `bad_data = 'dead_letter'`.
+//!
+//! Kept in memory per table, the newest first to stay, bounded in rows and bytes; `laminar.dead_letters` shows them.
+//! Not guaranteed: that they survive a restart of the server (the counters start again, too).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::clock::Clock;
+use crate::engine::connectors::options::BadData;
+use crate::engine::connectors::{BadRow, BadRowHandler};
+use crate::engine::error::Error;
+use crate::error::SqlState;
+
+/// Rows kept for each table.
+pub const DEAD_LETTERS_KEPT: usize = 1000;
+
+/// Bytes of raw input kept for each table.
+pub const DEAD_LETTER_BYTES_KEPT: usize = 4 * 1024 * 1024;
+
+/// Bytes of one raw row that are kept; the rest is cut off.
+pub const DEAD_LETTER_ROW_BYTES: usize = 64 * 1024;
+
+/// Every table's dead letters; a cheap handle.
+#[derive(Clone, Default)]
+pub struct DeadLetters {
+    tables: Arc<Mutex<BTreeMap<String, Arc<TableLetters>>>>,
+}
+
+#[derive(Default)]
+struct TableLetters {
+    bad_rows: AtomicU64,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    letters: VecDeque<DeadLetter>,
+    bytes: usize,
+}
+
+/// A row that could not be decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// `public.bids`.
+    pub table: String,
+    pub at_micros: i64,
+    /// Such as a file's name.
+    pub place: String,
+    pub offset: u64,
+    pub raw: Vec<u8>,
+    pub error: String,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl DeadLetters {
+    /// What a source of `table` reports bad rows to.
+    pub fn handler(&self, table: &str, policy: BadData, clock: Arc<dyn Clock>) -> Arc<dyn BadRowHandler> {
+        let letters = Arc::clone(lock(&self.tables).entry(table.to_owned()).or_default());
+        Arc::new(Handler {
+            table: table.to_owned(),
+            policy,
+            clock,
+            letters,
+        })
+    }
+
+    /// Everything kept, by table, oldest first.
+    pub fn letters(&self) -> Vec<DeadLetter> {
+        let tables: Vec<_> = lock(&self.tables).values().map(Arc::clone).collect();
+        let letters = tables
+            .iter()
+            .flat_map(|table| lock(&table.kept).letters.iter().cloned().collect::<Vec<_>>());
+        letters.collect()
+    }
+
+    /// Bad rows of each table since the server started, whatever the policy.
+    pub fn counts(&self) -> Vec<(String, u64)> {
+        lock(&self.tables)
+            .iter()
+            .map(|(table, letters)| (table.clone(), letters.bad_rows.load(Ordering::Relaxed)))
+            .collect()
+    }
+}
+
+struct Handler {
+    table: String,
+    policy: BadData,
+    clock: Arc<dyn Clock>,
+    letters: Arc<TableLetters>,
+}
+
+impl BadRowHandler for Handler {
+    fn bad_row(&self, row: BadRow<'_>) -> Result<(), Error> {
+        self.letters.bad_rows.fetch_add(1, Ordering::Relaxed);
+        match self.policy {
+            BadData::Fail => Err(Error::Data {
+                code: SqlState::BAD_COPY_FILE_FORMAT,
+                message: format!("could not decode a row of table \"{}\": {}", self.table, row.reason),
+                detail: Some(format!("In \"{}\" at offset {}.", row.place, row.offset)),
+            }),
+            BadData::Drop => Ok(()),
+            BadData::DeadLetter => {
+                self.keep(row);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Handler {
+    fn keep(&self, row: BadRow<'_>) {
+        let raw = &row.raw[..row.raw.len().min(DEAD_LETTER_ROW_BYTES)];
+        let mut kept = lock(&self.letters.kept);
+        kept.bytes += raw.len();
+        kept.letters.push_back(DeadLetter {
+            table: self.table.clone(),
+            at_micros: self.clock.now_micros(),
+            place: row.place.to_owned(),
+            offset: row.offset,
+            raw: raw.to_vec(),
+            error: row.reason.to_owned(),
+        });
+        while kept.letters.len() > DEAD_LETTERS_KEPT || kept.bytes > DEAD_LETTER_BYTES_KEPT {
+            match kept.letters.pop_front() {
+                Some(oldest) => kept.bytes -= oldest.raw.len(),
+                None => break,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::error::Report;
+
+    fn row(raw: &[u8], offset: u64) -> BadRow<'_> {
+        BadRow {
+            place: "a.json",
+            offset,
+            raw,
+            reason: "not an object",
+        }
+    }
+
+    fn handler(letters: &DeadLetters, policy: BadData) -> Arc<dyn BadRowHandler> {
+        letters.handler("public.t", policy, Arc::new(ManualClock::at(7)))
+    }
+
+    #[test]
+    fn every_policy_counts() {
+        let letters = DeadLetters::default();
+        assert!(handler(&letters, BadData::Drop).bad_row(row(b"x", 1)).is_ok());
+        assert!(handler(&letters, BadData::DeadLetter).bad_row(row(b"y", 2)).is_ok());
+        let error = handler(&letters, BadData::Fail).bad_row(row(b"z", 3)).unwrap_err();
+        assert_eq!(error.detail().as_deref(), Some("In \"a.json\" at offset 3."));
+        assert_eq!(letters.counts(), [("public.t".to_owned(), 3)]);
+        let kept = letters.letters();
+        assert_eq!(kept.len(), 1);
+        assert_eq!(
+            (kept[0].raw.as_slice(), kept[0].offset, kept[0].at_micros),
+            (&b"y"[..], 2, 7)
+        );
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_the_newest_stay() {
+        let letters = DeadLetters::default();
+        let handler = handler(&letters, BadData::DeadLetter);
+        let long = vec![b'a'; DEAD_LETTER_ROW_BYTES * 2];
+        for offset in 0..2000 {
+            handler.bad_row(row(&long, offset)).unwrap();
+        }
+        let kept = letters.letters();
+        assert!(kept.iter().map(|letter| letter.raw.len()).sum::<usize>() <= DEAD_LETTER_BYTES_KEPT);
+        assert_eq!(kept.last().unwrap().offset, 1999);
+        assert_eq!(letters.counts()[0].1, 2000);
+    }
+}

@@ -1,0 +1,498 @@
+//! Runs one subtask of one fragment: takes messages from its head, calls the operators, hands results on, owns every wait.
+//!
+//! One rule keeps memory bounded and order right: new input is taken only when everything that followed from the last
+//! message has been handed on. While an exchange, a sink or a client does not take more, the driver waits for its wake-up.
+//!
+//! Guarantees: operators see the calls in the order that `operator.rs` promises; a barrier is acknowledged only after all
+//! sinks of the fragment have prepared and their blocking work has succeeded; an error or a panic ends this job and
+//! nothing else.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::engine::client_tail::ClientTail;
+use crate::engine::connectors::Prepared;
+use crate::engine::error::Error;
+use crate::engine::exchange::input::{InputItem, InputMerge};
+use crate::engine::exchange::output::ExchangeOutput;
+use crate::engine::job_context::{BarrierAck, DriverId, JobContext, JobEvent, OperatorPart, PartContent};
+use crate::engine::job_metrics::OperatorMetrics;
+use crate::engine::message::{Barrier, BarrierKind, Message, Watermark};
+use crate::engine::operator::{Operator, Output, OutputItem};
+use crate::engine::shard::{Control, ShardTask, Turn};
+use crate::engine::sink_tail::{SinkProgress, SinkTail};
+use crate::engine::source_head::{HeadItem, SourceHead};
+use crate::error::Report;
+use crate::ids::{OperatorId, SubtaskIndex};
+use crate::state::table::SnapshotContext;
+
+/// A driver gives way to others after this long or this many rows.
+const TURN_TIME: Duration = Duration::from_millis(1);
+const TURN_ROWS: usize = 64 * 1024;
+
+pub struct Driver {
+    id: DriverId,
+    parallelism: u32,
+    head: Head,
+    /// Parents before children; the first is the head's.
+    stages: Vec<Stage>,
+    context: Arc<JobContext>,
+    /// A barrier that has passed the operators but not yet all sinks.
+    barrier: Option<PassingBarrier>,
+    ended: bool,
+    end_told: bool,
+    served_told: bool,
+    blocked_since: Option<Instant>,
+    /// For errors: the stage at work.
+    current: usize,
+}
+
+pub enum Head {
+    Source(Box<SourceHead>),
+    Channels(InputMerge),
+}
+
+pub struct Stage {
+    /// For errors and metrics: `window_aggregate`.
+    pub name: &'static str,
+    pub body: Body,
+    pub children: Vec<usize>,
+    pub outputs: Vec<ExchangeOutput>,
+    pub metrics: Arc<OperatorMetrics>,
+    /// Under which its state is saved; `None` for a head that only merges channels.
+    pub id: Option<OperatorId>,
+    pub watermark: Option<i64>,
+}
+
+pub enum Body {
+    /// Hands on what it gets: heads.
+    Pass,
+    Operator(Box<dyn Operator>),
+    Sink(SinkTail),
+    Client(ClientTail),
+}
+
+struct PassingBarrier {
+    barrier: Barrier,
+    caught_up: bool,
+    parts: Vec<OperatorPart>,
+    work: Vec<SinkWork>,
+}
+
+type SinkWork = Box<dyn FnOnce() -> Result<(), Error> + Send>;
+
+impl Driver {
+    pub fn new(id: DriverId, parallelism: u32, head: Head, stages: Vec<Stage>, context: Arc<JobContext>) -> Driver {
+        Driver {
+            id,
+            parallelism,
+            head,
+            stages,
+            context,
+            barrier: None,
+            ended: false,
+            end_told: false,
+            served_told: false,
+            blocked_since: None,
+            current: 0,
+        }
+    }
+
+    /// Tells operators, and all that comes after them, the watermark that was known before the restart; rows older than
+    /// it were late then and must be late now.
+    pub fn say_restored_watermark(&mut self) -> Result<(), Error> {
+        match &self.head {
+            Head::Channels(input) => match input.watermark() {
+                Some(at) => self.emit(0, OutputItem::Watermark(Watermark::At(at))),
+                None => Ok(()),
+            },
+            // A source says its own, see `SourceHead`.
+            Head::Source(_) => Ok(()),
+        }
+    }
+
+    fn work(&mut self) -> Result<Turn, Error> {
+        let started = Instant::now();
+        let mut rows = 0;
+        loop {
+            if !self.drain()? {
+                self.blocked_since.get_or_insert_with(Instant::now);
+                return Ok(Turn::Wait(None));
+            }
+            if let Some(since) = self.blocked_since.take() {
+                self.stages[0].metrics.add_blocked(since.elapsed());
+            }
+            if let Some(passed) = self.barrier.take()
+                && self.acknowledge(passed)? == Turn::Done
+            {
+                return Ok(Turn::Done);
+            }
+            self.tell_end();
+            if rows >= TURN_ROWS || started.elapsed() >= TURN_TIME {
+                return Ok(Turn::Again);
+            }
+            self.current = 0;
+            match self.next()? {
+                HeadItem::Data(chunk) => {
+                    rows += chunk.len();
+                    self.stages[0].metrics.add_rows_in(chunk.len());
+                    self.emit(0, OutputItem::Data(chunk))?;
+                }
+                HeadItem::Watermark(watermark) => self.emit(0, OutputItem::Watermark(watermark))?,
+                HeadItem::Barrier(barrier) => self.pass_barrier(barrier)?,
+                HeadItem::End => self.end()?,
+                HeadItem::Nothing(until) => {
+                    for stage in &mut self.stages {
+                        for output in &mut stage.outputs {
+                            output.flush_collected()?;
+                        }
+                    }
+                    if self.drain()? {
+                        return Ok(Turn::Wait(until));
+                    }
+                }
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<HeadItem, Error> {
+        match &mut self.head {
+            Head::Source(source) => {
+                let started = Instant::now();
+                let item = source.next_item();
+                self.stages[0].metrics.add_busy(started.elapsed());
+                self.stages[0].metrics.set_bytes_in(source.bytes_read());
+                item
+            }
+            Head::Channels(input) => Ok(match input.next_item()? {
+                InputItem::Data(chunk) => HeadItem::Data(chunk),
+                InputItem::Watermark(watermark) => HeadItem::Watermark(watermark),
+                InputItem::Barrier(barrier) => HeadItem::Barrier(barrier),
+                InputItem::End => HeadItem::End,
+                InputItem::Nothing => HeadItem::Nothing(None),
+            }),
+        }
+    }
+
+    /// Hands `item`, which stage `from` has produced, to all that take it.
+    fn emit(&mut self, from: usize, item: OutputItem) -> Result<(), Error> {
+        let stage = &mut self.stages[from];
+        match &item {
+            OutputItem::Data(chunk) => stage.metrics.add_rows_out(chunk.len()),
+            OutputItem::Watermark(watermark) => {
+                stage.metrics.set_watermark(*watermark);
+                if let Watermark::At(at) = watermark {
+                    stage.watermark = Some(*at);
+                }
+            }
+        }
+        for output in &mut stage.outputs {
+            output.item(&item)?;
+        }
+        let Some((last, others)) = stage.children.split_last() else {
+            return Ok(());
+        };
+        let (last, others) = (*last, others.to_vec());
+        for child in others {
+            let copy = match &item {
+                OutputItem::Data(chunk) => OutputItem::Data(chunk.clone()),
+                OutputItem::Watermark(watermark) => OutputItem::Watermark(*watermark),
+            };
+            self.consume(child, copy)?;
+        }
+        self.consume(last, item)
+    }
+
+    fn consume(&mut self, index: usize, item: OutputItem) -> Result<(), Error> {
+        self.current = index;
+        let stage = &mut self.stages[index];
+        if let OutputItem::Data(chunk) = &item {
+            stage.metrics.add_rows_in(chunk.len());
+        }
+        let started = Instant::now();
+        match (&mut stage.body, item) {
+            (Body::Pass, item) => return self.emit(index, item),
+            (Body::Operator(_), item) => {
+                return self.call(index, |operator, output| match item {
+                    OutputItem::Data(chunk) => operator.process(0, chunk, output),
+                    OutputItem::Watermark(watermark) => operator.on_watermark(watermark, output),
+                });
+            }
+            (Body::Sink(sink), OutputItem::Data(chunk)) => {
+                sink.write(chunk)?;
+                stage.metrics.set_bytes_out(sink.bytes_written());
+            }
+            (Body::Client(client), OutputItem::Data(chunk)) => client.write(chunk),
+            (Body::Sink(_) | Body::Client(_), OutputItem::Watermark(watermark)) => {
+                stage.metrics.set_watermark(watermark);
+                if let Watermark::At(at) = watermark {
+                    stage.watermark = Some(at);
+                }
+            }
+        }
+        stage.metrics.add_busy(started.elapsed());
+        Ok(())
+    }
+
+    /// Calls the operator of stage `index`, then hands on what it emitted.
+    fn call(
+        &mut self,
+        index: usize,
+        method: impl FnOnce(&mut dyn Operator, &mut Output) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.current = index;
+        let stage = &mut self.stages[index];
+        let Body::Operator(operator) = &mut stage.body else {
+            return Ok(());
+        };
+        let mut output = Output::default();
+        let started = Instant::now();
+        method(operator.as_mut(), &mut output)?;
+        stage.metrics.add_busy(started.elapsed());
+        for item in output.take() {
+            self.emit(index, item)?;
+        }
+        Ok(())
+    }
+
+    fn pass_barrier(&mut self, barrier: Barrier) -> Result<(), Error> {
+        let mut passing = PassingBarrier {
+            barrier,
+            caught_up: match &self.head {
+                Head::Source(source) => source.is_caught_up(),
+                Head::Channels(_) => true,
+            },
+            parts: Vec::new(),
+            work: Vec::new(),
+        };
+        for index in 0..self.stages.len() {
+            self.call(index, |operator, output| operator.on_barrier(barrier, output))?;
+            self.current = index;
+            if let Some(content) = self.save(index, barrier)? {
+                passing.parts.extend(self.part(index, content));
+            }
+            let stage = &mut self.stages[index];
+            match &mut stage.body {
+                Body::Sink(sink) => sink.barrier(barrier),
+                Body::Operator(operator) => stage.metrics.set_state(operator.state_size(), operator.late_rows()),
+                Body::Pass | Body::Client(_) => {}
+            }
+            for output in &mut stage.outputs {
+                output.control(&Message::Barrier(barrier))?;
+            }
+        }
+        self.barrier = Some(passing);
+        Ok(())
+    }
+
+    /// What stage `index` saves at `barrier`; sinks give theirs when they have prepared.
+    fn save(&mut self, index: usize, barrier: Barrier) -> Result<Option<PartContent>, Error> {
+        if !barrier.kind.persists() {
+            return Ok(None);
+        }
+        if index == 0
+            && let Head::Source(source) = &self.head
+        {
+            return Ok(Some(PartContent::Input(source.snapshot()?)));
+        }
+        let Body::Operator(operator) = &mut self.stages[index].body else {
+            return Ok(None);
+        };
+        let owned = self.context.key_groups.range_of(self.id.subtask, self.parallelism);
+        let full = matches!(barrier.kind, BarrierKind::Savepoint);
+        let rebase = if full {
+            owned
+        } else {
+            self.context.rebase.range(barrier.epoch, owned)
+        };
+        let tables = operator.snapshot(&SnapshotContext {
+            epoch: barrier.epoch,
+            key_groups: self.context.key_groups,
+            owned,
+            rebase,
+        })?;
+        Ok(Some(PartContent::State(tables)))
+    }
+
+    fn part(&self, index: usize, content: PartContent) -> Option<OperatorPart> {
+        let stage = &self.stages[index];
+        Some(OperatorPart {
+            operator: stage.id.clone()?,
+            subtask: SubtaskIndex(self.id.subtask),
+            parallelism: self.parallelism,
+            watermark: stage.watermark,
+            ended: self.ended,
+            content,
+        })
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        self.ended = true;
+        for index in 0..self.stages.len() {
+            self.call(index, |operator, output| operator.on_end(output))?;
+            for output in &mut self.stages[index].outputs {
+                output.control(&Message::End)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Once the input has ended and all of it is handed on.
+    fn tell_end(&mut self) {
+        if self.ended && !self.end_told {
+            self.end_told = true;
+            self.tell(JobEvent::Ended(self.id));
+        }
+    }
+
+    /// Hands on what exchanges, sinks and clients did not take before; true when nothing is left.
+    fn drain(&mut self) -> Result<bool, Error> {
+        let mut drained = true;
+        let mut prepared = Vec::new();
+        let mut served = false;
+        for (index, stage) in self.stages.iter_mut().enumerate() {
+            for output in &mut stage.outputs {
+                drained &= output.drain();
+            }
+            self.current = index;
+            match &mut stage.body {
+                Body::Sink(sink) => {
+                    match sink.drain()? {
+                        SinkProgress::Drained => {}
+                        SinkProgress::Blocked => drained = false,
+                        SinkProgress::Prepared(parts) => prepared.push((index, parts)),
+                    }
+                    stage.metrics.set_bytes_out(sink.bytes_written());
+                }
+                Body::Client(client) => {
+                    drained &= client.drain();
+                    served |= client.is_done();
+                }
+                Body::Pass | Body::Operator(_) => {}
+            }
+        }
+        for (index, prepared) in prepared {
+            self.sink_prepared(index, prepared);
+        }
+        if served && !std::mem::replace(&mut self.served_told, true) {
+            self.tell(JobEvent::ClientServed);
+        }
+        Ok(drained)
+    }
+
+    fn sink_prepared(&mut self, index: usize, prepared: Prepared) {
+        let part = self.part(
+            index,
+            PartContent::Sink {
+                committable: prepared.committable,
+                position: prepared.position,
+            },
+        );
+        if let Some(passing) = &mut self.barrier {
+            passing.parts.extend(part);
+            passing.work.extend(prepared.work);
+        }
+    }
+
+    /// The barrier has passed everything; tells so, after the sinks' blocking work is done on the I/O side.
+    fn acknowledge(&mut self, passed: PassingBarrier) -> Result<Turn, Error> {
+        let stop = passed.barrier.kind == BarrierKind::Stop;
+        let ack = JobEvent::Ack(Box::new(BarrierAck {
+            driver: self.id,
+            barrier: passed.barrier,
+            caught_up: passed.caught_up,
+            parts: passed.parts,
+        }));
+        if passed.work.is_empty() {
+            self.tell(ack);
+        } else {
+            let events = self.context.events.clone();
+            let subtask = self.id.subtask;
+            let runtime = self.context.runtime.clone();
+            let _entered = runtime.enter();
+            crate::spawn::named("sink prepare", async move {
+                let event = match finish_sink_work(passed.work).await {
+                    Ok(()) => ack,
+                    Err(error) => JobEvent::Failed(in_operator("sink", subtask, error).report()),
+                };
+                // Nobody listens any more once the job is torn down.
+                let _ = events.send(event);
+            });
+        }
+        Ok(if stop { Turn::Done } else { Turn::Again })
+    }
+
+    fn tell(&self, event: JobEvent) {
+        // Nobody listens any more once the job is torn down.
+        let _ = self.context.events.send(event);
+    }
+
+    fn fail(&mut self, error: Error) -> Turn {
+        let name = self.stages.get(self.current).map_or("driver", |stage| stage.name);
+        self.tell(JobEvent::Failed(in_operator(name, self.id.subtask, error).report()));
+        Turn::Done
+    }
+}
+
+impl ShardTask for Driver {
+    fn run(&mut self) -> Turn {
+        match catch_unwind(AssertUnwindSafe(|| self.work())) {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(error)) => self.fail(error),
+            Err(panic) => {
+                let operator = self
+                    .stages
+                    .get(self.current)
+                    .map_or("driver", |stage| stage.name)
+                    .to_owned();
+                self.fail(Error::Panicked {
+                    operator,
+                    message: panic_message(&*panic),
+                })
+            }
+        }
+    }
+
+    fn control(&mut self, control: Control) {
+        if let Head::Source(source) = &mut self.head {
+            match control {
+                Control::Activate => source.activate(),
+                Control::Barrier(barrier) => source.inject(barrier),
+            }
+        }
+    }
+}
+
+async fn finish_sink_work(work: Vec<SinkWork>) -> Result<(), Error> {
+    for piece in work {
+        match tokio::task::spawn_blocking(piece).await {
+            Ok(result) => result?,
+            Err(join) => {
+                return Err(Error::Panicked {
+                    operator: "sink".into(),
+                    message: join.to_string(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `error`, with where it happened.
+pub fn in_operator(operator: &str, subtask: u32, error: Error) -> Error {
+    Error::InOperator {
+        operator: operator.to_owned(),
+        subtask,
+        source: Box::new(error),
+    }
+}
+
+/// The text of a panic.
+pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "unknown reason".to_owned(),
+    }
+}

@@ -1,0 +1,169 @@
+//! The consuming side of a driver's channels: fair reading, barrier alignment, watermark merge, end of input.
+
+use crate::engine::error::Error;
+use crate::engine::exchange::align::BarrierAligner;
+use crate::engine::exchange::channel::Receiver;
+use crate::engine::exchange::watermark::{Advance, WatermarkMerge};
+use crate::engine::message::{Barrier, Chunk, Message, Watermark};
+
+/// What the driver sees of all channels together.
+#[derive(Debug)]
+pub enum InputItem {
+    Data(Chunk),
+    Watermark(Watermark),
+    /// Aligned over all channels.
+    Barrier(Barrier),
+    /// All channels have ended.
+    End,
+    /// Nothing to read now; a channel wakes the driver.
+    Nothing,
+}
+
+pub struct InputMerge {
+    channels: Vec<Receiver>,
+    ended: Vec<bool>,
+    aligner: BarrierAligner,
+    watermarks: WatermarkMerge,
+    /// The channel to read first next time, so that none starves.
+    cursor: usize,
+    /// Went idle together with an advance: said after it.
+    idle_due: bool,
+}
+
+impl InputMerge {
+    pub fn new(channels: Vec<Receiver>, restored_watermark: Option<i64>) -> InputMerge {
+        InputMerge {
+            ended: vec![false; channels.len()],
+            aligner: BarrierAligner::new(channels.len()),
+            watermarks: WatermarkMerge::new(channels.len(), restored_watermark),
+            channels,
+            cursor: 0,
+            idle_due: false,
+        }
+    }
+
+    pub fn watermark(&self) -> Option<i64> {
+        self.watermarks.current()
+    }
+
+    pub fn next_item(&mut self) -> Result<InputItem, Error> {
+        if std::mem::take(&mut self.idle_due) {
+            return Ok(InputItem::Watermark(Watermark::Idle));
+        }
+        let count = self.channels.len();
+        for offset in 0..count {
+            let channel = (self.cursor + offset) % count;
+            while !self.aligner.is_blocked(channel) {
+                let Some(message) = self.channels[channel].pop() else {
+                    break;
+                };
+                if let Some(item) = self.take(channel, message)? {
+                    self.cursor = (channel + 1) % count;
+                    return Ok(item);
+                }
+            }
+        }
+        Ok(InputItem::Nothing)
+    }
+
+    fn take(&mut self, channel: usize, message: Message) -> Result<Option<InputItem>, Error> {
+        let advance = match message {
+            Message::Data(chunk) => return Ok(Some(InputItem::Data(chunk))),
+            Message::Barrier(barrier) => {
+                return Ok(self.aligner.deliver(channel, barrier)?.map(InputItem::Barrier));
+            }
+            Message::Watermark(watermark) => self.watermarks.update(channel, watermark),
+            Message::End => {
+                if std::mem::replace(&mut self.ended[channel], true) {
+                    return Err(Error::Internal(format!("channel {channel} ended twice")));
+                }
+                let advance = self.watermarks.finish(channel);
+                if self.ended.iter().all(|ended| *ended) {
+                    return Ok(Some(InputItem::End));
+                }
+                advance
+            }
+        };
+        Ok(self.advance(advance))
+    }
+
+    fn advance(&mut self, advance: Advance) -> Option<InputItem> {
+        match advance.at {
+            Some(at) => {
+                self.idle_due = advance.idle;
+                Some(InputItem::Watermark(Watermark::At(at)))
+            }
+            None if advance.idle => Some(InputItem::Watermark(Watermark::Idle)),
+            None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::connectors::Wake;
+    use crate::engine::exchange::channel::{Sender, channel};
+    use crate::engine::message::BarrierKind;
+    use crate::ids::Epoch;
+
+    struct Nobody;
+    impl Wake for Nobody {
+        fn wake(&self) {}
+    }
+
+    fn inputs(count: usize) -> (Vec<Sender>, InputMerge) {
+        let (senders, receivers) = (0..count)
+            .map(|_| channel(Arc::new(Nobody) as Arc<dyn Wake>, Arc::new(Nobody) as Arc<dyn Wake>))
+            .unzip();
+        (senders, InputMerge::new(receivers, None))
+    }
+
+    fn barrier(epoch: u64) -> Message {
+        Message::Barrier(Barrier {
+            epoch: Epoch(epoch),
+            kind: BarrierKind::Checkpoint,
+        })
+    }
+
+    #[test]
+    fn barriers_follow_the_end_of_a_channel() {
+        let (mut senders, mut input) = inputs(2);
+        senders[0].send(Message::End, 0);
+        senders[0].send(barrier(1), 0);
+        senders[1].send(Message::Watermark(Watermark::At(9)), 0);
+        // Channel 0 ended, so that channel 1 alone decides.
+        assert!(matches!(
+            input.next_item().unwrap(),
+            InputItem::Watermark(Watermark::At(9))
+        ));
+        assert!(matches!(input.next_item().unwrap(), InputItem::Nothing));
+        senders[1].send(barrier(1), 0);
+        assert!(matches!(input.next_item().unwrap(), InputItem::Barrier(_)));
+        senders[1].send(Message::End, 0);
+        assert!(matches!(input.next_item().unwrap(), InputItem::End));
+        for sender in &mut senders {
+            sender.send(barrier(2), 0);
+        }
+        assert!(matches!(input.next_item().unwrap(), InputItem::Barrier(_)));
+    }
+
+    #[test]
+    fn advance_and_idle_come_one_after_the_other() {
+        let (mut senders, mut input) = inputs(2);
+        senders[0].send(Message::Watermark(Watermark::At(50)), 0);
+        senders[0].send(Message::Watermark(Watermark::Idle), 0);
+        senders[1].send(Message::Watermark(Watermark::At(10)), 0);
+        senders[1].send(Message::Watermark(Watermark::Idle), 0);
+        let mut seen = Vec::new();
+        while let InputItem::Watermark(watermark) = input.next_item().unwrap() {
+            seen.push(watermark);
+        }
+        assert_eq!(seen.last(), Some(&Watermark::Idle));
+        assert_eq!(seen[seen.len() - 2], Watermark::At(50));
+    }
+}

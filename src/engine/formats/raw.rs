@@ -1,0 +1,147 @@
+//! One line, one row with one column: its text (`raw_string`) or its bytes (`raw_bytes`).
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+
+use crate::engine::connectors::{BadRow, BadRowHandler};
+use crate::engine::error::Error;
+use crate::engine::formats::columns::{BatchBuilder, Values};
+use crate::engine::formats::{Decoder, Encoder, Input};
+use crate::engine::message::Chunk;
+
+pub struct RawDecoder {
+    batch: BatchBuilder,
+    /// The column is text, so bytes must be UTF-8.
+    text: bool,
+}
+
+impl RawDecoder {
+    pub fn new(schema: &SchemaRef) -> Result<RawDecoder, Error> {
+        let text = only_column(schema)? != &DataType::Binary;
+        Ok(RawDecoder {
+            batch: BatchBuilder::new(schema)?,
+            text,
+        })
+    }
+}
+
+/// The type of the only column, which a query may also leave out.
+fn only_column(schema: &SchemaRef) -> Result<&DataType, Error> {
+    match schema.fields().as_ref() {
+        [] => Ok(&DataType::Utf8),
+        [field] if matches!(field.data_type(), DataType::Utf8 | DataType::Binary) => Ok(field.data_type()),
+        _ => Err(Error::NotSupported {
+            what: "a raw format with other than one column of type TEXT or BYTEA".into(),
+            hint: Some("Declare one column, such as \"value TEXT\".".into()),
+        }),
+    }
+}
+
+impl Decoder for RawDecoder {
+    fn decode(&mut self, input: Input<'_>, rows_max: usize, bad_rows: &dyn BadRowHandler) -> Result<usize, Error> {
+        let mut at = 0;
+        while self.batch.rows < rows_max && at < input.bytes.len() {
+            let rest = &input.bytes[at..];
+            let (line, length) = match memchr::memchr(b'\n', rest) {
+                Some(end) => (&rest[..end], end + 1),
+                None if input.at_end => (rest, rest.len()),
+                None => break,
+            };
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if self.text && std::str::from_utf8(line).is_err() {
+                bad_rows.bad_row(BadRow {
+                    place: input.place,
+                    offset: input.offset + at as u64,
+                    raw: line,
+                    reason: "invalid byte sequence for encoding \"UTF8\"",
+                })?;
+            } else {
+                self.push(line);
+            }
+            at += length;
+        }
+        Ok(at)
+    }
+
+    fn rows(&self) -> usize {
+        self.batch.rows()
+    }
+
+    fn take(&mut self) -> Result<RecordBatch, Error> {
+        self.batch.take()
+    }
+}
+
+impl RawDecoder {
+    fn push(&mut self, line: &[u8]) {
+        if let Some(column) = self.batch.root.fields.first_mut()
+            && let Values::Text(pieces) | Values::Json(pieces) | Values::Binary(pieces) = &mut column.values
+        {
+            pieces.push(line);
+            column.wrote();
+        }
+        self.batch.rows += 1;
+    }
+}
+
+pub struct RawEncoder {
+    text: bool,
+}
+
+impl RawEncoder {
+    pub fn new(schema: &SchemaRef) -> Result<RawEncoder, Error> {
+        Ok(RawEncoder {
+            text: only_column(schema)? != &DataType::Binary,
+        })
+    }
+}
+
+impl Encoder for RawEncoder {
+    fn encode(&mut self, chunk: &Chunk, out: &mut Vec<u8>) -> Result<(), Error> {
+        let column = chunk.rows.column(0);
+        for row in 0..chunk.len() {
+            if column.is_valid(row) {
+                out.extend_from_slice(if self.text {
+                    column.as_string::<i32>().value(row).as_bytes()
+                } else {
+                    column.as_binary::<i32>().value(row)
+                });
+            }
+            out.push(b'\n');
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use arrow::datatypes::{Field, Schema};
+
+    use super::*;
+    use crate::engine::connectors::testing::KeptBadRows;
+
+    #[test]
+    fn lines_come_back_as_written() {
+        let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("value", DataType::Utf8, false)]));
+        let mut decoder = RawDecoder::new(&schema).unwrap();
+        let bad = KeptBadRows::default();
+        let input = Input {
+            bytes: b"a\r\n\nb\xff\nlast",
+            offset: 10,
+            place: "f",
+            at_end: true,
+        };
+        assert_eq!(decoder.decode(input, 10, &bad).unwrap(), input.bytes.len());
+        let rows = decoder.take().unwrap();
+        assert_eq!(bad.offsets(), [14]);
+        let mut out = Vec::new();
+        RawEncoder::new(&schema)
+            .unwrap()
+            .encode(&Chunk::insert(rows), &mut out)
+            .unwrap();
+        assert_eq!(out, b"a\n\nlast\n");
+    }
+}

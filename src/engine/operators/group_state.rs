@@ -1,0 +1,393 @@
+//! How a group table is written down and read back.
+//!
+//! Two tables, both keyed by the group's key columns `k0..`:
+//!
+//! - groups: `rows` (inserted minus retracted), `touched` (wall-clock milliseconds, only with a TTL), state columns `s0..`;
+//! - kept values: `set` (the how-manieth aggregate that keeps values), `count`, and for each set its value columns
+//!   `v<set>_<column>`, NULL in the rows of other sets. A row is one value of one group.
+//!
+//! In an expiring table `_time` (the end of the window) comes before the key and is part of it. A key is written at most
+//! once an epoch: with its state, or as a tombstone.
+
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::array::{
+    Array, ArrayRef, Int8Array, Int64Array, RecordBatch, RecordBatchOptions, UInt16Array, UInt32Array, new_null_array,
+};
+use arrow::datatypes::Int8Type;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt16Type};
+use hashbrown::HashSet;
+
+use crate::engine::error::Error;
+use crate::engine::operator::Result;
+use crate::engine::operators::accumulators::EntryRows;
+use crate::engine::operators::columns::{as_int64, int64, take_batch};
+use crate::engine::operators::group_table::GroupTable;
+use crate::state::key_group::KeyGroupRange;
+use crate::state::table::{OP_PUT, OP_TOMBSTONE, SnapshotContext, TIME_COLUMN, TableKind, leading_fields};
+
+/// Rows of one written batch.
+const ROWS_A_BATCH: usize = 65_536;
+
+/// The schemas of both tables of one operator.
+pub(crate) struct StateShape {
+    kind: TableKind,
+    groups: SchemaRef,
+    values: SchemaRef,
+    keys: usize,
+    stamped: bool,
+    /// Value columns of each set.
+    set_widths: Vec<usize>,
+}
+
+/// Which rows of a table a snapshot takes.
+pub(crate) struct SnapshotScope<'a> {
+    pub context: &'a SnapshotContext,
+    /// The time of all rows, in an expiring table.
+    pub time: Option<i64>,
+}
+
+impl SnapshotScope<'_> {
+    fn is_rebased(&self, table: &GroupTable, group: u32) -> bool {
+        let hash = table.keys.hash_of(group);
+        self.context.rebase.contains(self.context.key_groups.group_of(hash))
+    }
+
+    fn leading(&self, table: &GroupTable, groups: &[u32], ops: Int8Array) -> Vec<ArrayRef> {
+        let key_group = |&group: &u32| self.context.key_groups.group_of(table.keys.hash_of(group)).0;
+        let key_groups: UInt16Array = groups.iter().map(key_group).collect();
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(key_groups), Arc::new(ops)];
+        if let Some(time) = self.time {
+            columns.push(int64(vec![time; groups.len()]));
+        }
+        columns
+    }
+}
+
+impl StateShape {
+    pub fn new(table: &mut GroupTable, key_types: &[DataType], kind: TableKind) -> StateShape {
+        let nullable = |name: String, data_type: &DataType| Field::new(name, data_type.clone(), true);
+        let keys: Vec<Field> = key_types
+            .iter()
+            .enumerate()
+            .map(|(at, data_type)| nullable(format!("k{at}"), data_type))
+            .collect();
+        let mut groups = leading_fields(kind);
+        groups.extend(keys.iter().cloned());
+        groups.push(nullable("rows".into(), &DataType::Int64));
+        let stamped = table.stamps.is_some();
+        if stamped {
+            groups.push(nullable("touched".into(), &DataType::Int64));
+        }
+        for (at, field) in table.layout.state_fields.iter().enumerate() {
+            groups.push(nullable(format!("s{at}"), field.data_type()));
+        }
+        let mut values = leading_fields(kind);
+        values.extend(keys);
+        values.push(Field::new("set", DataType::UInt16, false));
+        values.push(Field::new("count", DataType::Int64, false));
+        let mut set_widths = Vec::new();
+        for (set, multiset) in table.aggregates.multisets().enumerate() {
+            for (column, data_type) in multiset.types().iter().enumerate() {
+                values.push(nullable(format!("v{set}_{column}"), data_type));
+            }
+            set_widths.push(multiset.types().len());
+        }
+        StateShape {
+            kind,
+            groups: Arc::new(Schema::new(groups)),
+            values: Arc::new(Schema::new(values)),
+            keys: key_types.len(),
+            stamped,
+            set_widths,
+        }
+    }
+
+    pub fn keeps_values(&self) -> bool {
+        !self.set_widths.is_empty()
+    }
+
+    fn leading_width(&self) -> usize {
+        match self.kind {
+            TableKind::GlobalKeyed => 2,
+            TableKind::ExpiringTimeKey => 3,
+        }
+    }
+
+    /// Writes the groups that changed, and all of the groups that are rebased, except those for which `skip` says so.
+    pub fn write_groups(
+        &self,
+        table: &mut GroupTable,
+        scope: &SnapshotScope<'_>,
+        skip: impl Fn(&GroupTable, u32) -> bool,
+    ) -> Result<Vec<RecordBatch>> {
+        let chosen: Vec<u32> = if scope.context.rebase.is_empty() {
+            table.changed.iter().filter(|&group| !skip(table, group)).collect()
+        } else {
+            table
+                .live()
+                .filter(|&group| table.changed.contains(group) || scope.is_rebased(table, group))
+                .filter(|&group| !skip(table, group))
+                .collect()
+        };
+        let mut batches = Vec::new();
+        for groups in chosen.chunks(ROWS_A_BATCH) {
+            let mut columns = scope.leading(table, groups, Int8Array::from(vec![OP_PUT; groups.len()]));
+            columns.extend(table.keys.gather(groups));
+            columns.push(int64(
+                groups.iter().map(|&group| table.aggregates.row_count(group)).collect(),
+            ));
+            if let Some(stamps) = &table.stamps {
+                columns.push(int64(groups.iter().map(|&group| stamps[group as usize]).collect()));
+            }
+            columns.extend(table.aggregates.states(groups)?);
+            batches.push(batch(&self.groups, columns, groups.len())?);
+            for &group in groups {
+                table.persisted.insert(group);
+            }
+        }
+        table.changed.clear();
+        Ok(batches)
+    }
+
+    /// Writes that `groups` are gone. Those of a rebased key group need no tombstone.
+    pub fn write_tombstones(
+        &self,
+        table: &GroupTable,
+        scope: &SnapshotScope<'_>,
+        groups: &[u32],
+    ) -> Result<Vec<RecordBatch>> {
+        let gone: Vec<u32> = groups
+            .iter()
+            .copied()
+            .filter(|&group| !scope.is_rebased(table, group))
+            .collect();
+        let mut batches = Vec::new();
+        for groups in gone.chunks(ROWS_A_BATCH) {
+            let mut columns = scope.leading(table, groups, Int8Array::from(vec![OP_TOMBSTONE; groups.len()]));
+            columns.extend(table.keys.gather(groups));
+            for field in &self.groups.fields()[columns.len()..] {
+                columns.push(new_null_array(field.data_type(), groups.len()));
+            }
+            batches.push(batch(&self.groups, columns, groups.len())?);
+        }
+        Ok(batches)
+    }
+
+    /// Writes the kept values that changed, came or went.
+    pub fn write_values(&self, table: &mut GroupTable, scope: &SnapshotScope<'_>) -> Result<Vec<RecordBatch>> {
+        if !self.keeps_values() {
+            return Ok(Vec::new());
+        }
+        let any_rebased = !scope.context.rebase.is_empty();
+        let keys = &table.keys;
+        let is_rebased = |group: u32| {
+            keys.is_live(group)
+                && scope
+                    .context
+                    .rebase
+                    .contains(scope.context.key_groups.group_of(keys.hash_of(group)))
+        };
+        let mut drained = Vec::with_capacity(self.set_widths.len());
+        for multiset in table.aggregates.multisets() {
+            drained.push(multiset.drain_changes(&is_rebased, any_rebased)?);
+        }
+        let mut batches = Vec::new();
+        for (set, rows) in drained.into_iter().enumerate() {
+            for start in (0..rows.groups.len()).step_by(ROWS_A_BATCH) {
+                let length = ROWS_A_BATCH.min(rows.groups.len() - start);
+                batches.push(self.values_batch(table, scope, set, &rows, start, length)?);
+            }
+        }
+        Ok(batches)
+    }
+
+    fn values_batch(
+        &self,
+        table: &GroupTable,
+        scope: &SnapshotScope<'_>,
+        set: usize,
+        rows: &EntryRows,
+        start: usize,
+        length: usize,
+    ) -> Result<RecordBatch> {
+        let groups = &rows.groups[start..start + length];
+        let counts = &rows.counts[start..start + length];
+        let op = |&count: &i64| if count == 0 { OP_TOMBSTONE } else { OP_PUT };
+        let mut columns = scope.leading(table, groups, counts.iter().map(op).collect());
+        columns.extend(table.keys.gather(groups));
+        columns.push(Arc::new(UInt16Array::from(vec![set as u16; length])));
+        columns.push(int64(counts.to_vec()));
+        for (other, &width) in self.set_widths.iter().enumerate() {
+            for column in 0..width {
+                columns.push(if other == set {
+                    rows.values[column].slice(start, length)
+                } else {
+                    new_null_array(self.values.field(columns.len()).data_type(), length)
+                });
+            }
+        }
+        batch(&self.values, columns, length)
+    }
+
+    /// Applies a batch of the groups table. Later rows of a key replace earlier ones.
+    pub fn read_groups(&self, table: &mut GroupTable, rows: &RecordBatch) -> Result<()> {
+        check_schema(&self.groups, rows)?;
+        let ops = rows.column(1).as_primitive::<Int8Type>().values().clone();
+        let mut start = 0;
+        while start < ops.len() {
+            let length = ops[start..].iter().take_while(|&&op| op == ops[start]).count();
+            let run = rows.slice(start, length);
+            if ops[start] == OP_PUT {
+                self.put_groups(table, &run)?;
+            } else {
+                let keys = self.key_columns(&run);
+                for group in table.assign(&keys, length, None)? {
+                    if table.keys.is_live(group) {
+                        table.free(group);
+                    }
+                }
+            }
+            start += length;
+        }
+        Ok(())
+    }
+
+    fn put_groups(&self, table: &mut GroupTable, rows: &RecordBatch) -> Result<()> {
+        let groups = table.assign(&self.key_columns(rows), rows.num_rows(), None)?;
+        let last = last_of_each(&groups);
+        let (rows, groups) = if last.len() == groups.len() {
+            (rows.clone(), groups)
+        } else {
+            let indices = UInt32Array::from(last);
+            let kept = indices.values().iter().map(|&row| groups[row as usize]).collect();
+            (take_batch(rows, &indices)?, kept)
+        };
+        for &group in &groups {
+            table.aggregates.reset(group);
+            table.persisted.insert(group);
+        }
+        let mut at = self.leading_width() + self.keys;
+        let counts = as_int64(rows.column(at))?.clone();
+        at += 1;
+        if self.stamped {
+            let touched = as_int64(rows.column(at))?;
+            at += 1;
+            if let Some(stamps) = &mut table.stamps {
+                for (&group, &stamp) in groups.iter().zip(touched.values()) {
+                    stamps[group as usize] = stamp;
+                }
+            }
+        }
+        table
+            .aggregates
+            .merge_states(&rows.columns()[at..], counts.values(), &groups)
+    }
+
+    /// Applies a batch of the values table, after all groups have been read. Values of a group that is not there are
+    /// left out: their group ended without them.
+    pub fn read_values(&self, table: &mut GroupTable, rows: &RecordBatch) -> Result<()> {
+        check_schema(&self.values, rows)?;
+        let at = self.leading_width() + self.keys;
+        let sets = rows.column(at).as_primitive::<UInt16Type>().clone();
+        let counts: &Int64Array = as_int64(rows.column(at + 1))?;
+        let ops = rows.column(1).as_primitive::<Int8Type>();
+        let groups = table.assign(&self.key_columns(rows), rows.num_rows(), None)?;
+        let mut first_column = at + 2;
+        for (set, &width) in self.set_widths.iter().enumerate() {
+            let chosen: Vec<u32> = (0..rows.num_rows() as u32)
+                .filter(|&row| usize::from(sets.value(row as usize)) == set)
+                .filter(|&row| table.persisted.contains(groups[row as usize]))
+                .collect();
+            let count = |&row: &u32| {
+                let row = row as usize;
+                if ops.value(row) == OP_PUT { counts.value(row) } else { 0 }
+            };
+            let entries = EntryRows {
+                groups: chosen.iter().map(|&row| groups[row as usize]).collect(),
+                counts: chosen.iter().map(count).collect(),
+                values: crate::engine::operators::columns::take_columns(
+                    &rows.columns()[first_column..first_column + width],
+                    &UInt32Array::from(chosen),
+                )?,
+            };
+            if let Some(multiset) = table.aggregates.multisets().nth(set) {
+                multiset.restore(&entries)?;
+            }
+            first_column += width;
+        }
+        for group in groups {
+            if !table.persisted.contains(group) && table.keys.is_live(group) {
+                table.free(group);
+            }
+        }
+        Ok(())
+    }
+
+    fn key_columns(&self, rows: &RecordBatch) -> Vec<ArrayRef> {
+        let start = self.leading_width();
+        rows.columns()[start..start + self.keys].to_vec()
+    }
+}
+
+/// The last row of every group, in order.
+fn last_of_each(groups: &[u32]) -> Vec<u32> {
+    let mut seen = HashSet::with_capacity(groups.len());
+    let mut last: Vec<u32> = (0..groups.len() as u32)
+        .rev()
+        .filter(|&row| seen.insert(groups[row as usize]))
+        .collect();
+    last.reverse();
+    last
+}
+
+fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(
+        Arc::clone(schema),
+        columns,
+        &options,
+    )?)
+}
+
+/// Splits rows of an expiring table by their time, in the order of first appearance.
+pub(crate) fn split_by_time(rows: &RecordBatch) -> Result<Vec<(i64, RecordBatch)>> {
+    let column = rows
+        .column_by_name(TIME_COLUMN)
+        .ok_or_else(|| Error::Internal(format!("state has no column \"{TIME_COLUMN}\"")))?;
+    let times = as_int64(column)?;
+    let mut parts: Vec<(i64, Vec<u32>)> = Vec::new();
+    for (row, &time) in times.values().iter().enumerate() {
+        match parts.iter_mut().rev().find(|part| part.0 == time) {
+            Some(part) => part.1.push(row as u32),
+            None => parts.push((time, vec![row as u32])),
+        }
+    }
+    if let [(time, _)] = parts.as_slice() {
+        return Ok(vec![(*time, rows.clone())]);
+    }
+    parts
+        .into_iter()
+        .map(|(time, indices)| Ok((time, take_batch(rows, &UInt32Array::from(indices))?)))
+        .collect()
+}
+
+/// State of another shape means another query: better no start than a wrong one.
+pub(crate) fn check_schema(expected: &SchemaRef, found: &RecordBatch) -> Result<()> {
+    let types =
+        |schema: &Schema| -> Vec<DataType> { schema.fields().iter().map(|field| field.data_type().clone()).collect() };
+    let (expected, found) = (types(expected), types(found.schema_ref()));
+    if expected == found {
+        Ok(())
+    } else {
+        Err(Error::Internal(format!(
+            "state has columns {found:?} where {expected:?} are expected"
+        )))
+    }
+}
+
+/// The range that a table says it wrote in full.
+pub(crate) fn rebased_range(context: &SnapshotContext) -> Option<KeyGroupRange> {
+    (!context.rebase.is_empty()).then_some(context.rebase)
+}

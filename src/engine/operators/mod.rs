@@ -1,0 +1,106 @@
+//! What happens to rows between sources and sinks: one file an operator, all synchronous state machines.
+//!
+//! [`build`] makes the operator of a graph node. Stateless: `filter`, `project`, `unnest`, `union`. Aggregation:
+//! `updating_aggregate`, `window_aggregate`, and before an exchange `partial_aggregate`, all on a `group_table` (keys to
+//! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `materialize` keeps a result readable.
+//!
+//! Rules that hold for all: hashes of the last exchange are never passed on (`keys` says why); a chunk put out has
+//! exactly the schema of the stream; an error in the data is [`Error::Data`] with a code.
+
+pub mod accumulators;
+mod aggregates;
+pub(crate) mod bits;
+pub(crate) mod changes;
+pub(crate) mod columns;
+mod filter;
+pub(crate) mod group_state;
+mod group_table;
+pub(crate) mod keys;
+mod materialize;
+mod partial_aggregate;
+mod project;
+mod union;
+mod unnest;
+mod updating_aggregate;
+mod window;
+mod window_aggregate;
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::clock::Clock;
+use crate::engine::error::Error;
+use crate::engine::graph::{AggregatePhase, OperatorSpec, StreamShape};
+use crate::engine::operator::{Operator, Result};
+use crate::engine::results::Results;
+use crate::ids::SubtaskIndex;
+use crate::state::key_group::KeyGroups;
+
+/// Where an operator instance runs and what it may reach.
+#[derive(Clone)]
+pub struct BuildContext {
+    pub subtask: SubtaskIndex,
+    /// Of the operator, not of the job.
+    pub parallelism: u32,
+    pub key_groups: KeyGroups,
+    pub clock: Arc<dyn Clock>,
+    pub results: Results,
+}
+
+/// Makes the operator of a node that is neither source (VALUES is one) nor sink. `input` is the shape of its input; of the
+/// first, for a union, whose inputs agree in types.
+pub fn build(
+    spec: &OperatorSpec,
+    input: Option<&StreamShape>,
+    output: &StreamShape,
+    context: &BuildContext,
+) -> Result<Box<dyn Operator>> {
+    let schema = &output.schema;
+    Ok(match spec {
+        OperatorSpec::Filter { predicate } => Box::new(filter::Filter::new(Arc::clone(predicate))),
+        OperatorSpec::Project { expressions } => Box::new(project::Project::new(expressions, schema)),
+        OperatorSpec::Unnest(unnest) => Box::new(unnest::Unnest::new(unnest, schema)),
+        OperatorSpec::Union => Box::new(union::Union::new(schema)),
+        OperatorSpec::UpdatingAggregate(spec) if spec.phase == AggregatePhase::Partial => Box::new(
+            partial_aggregate::PartialAggregate::new(spec, None, input_schema(input)?, schema)?,
+        ),
+        OperatorSpec::UpdatingAggregate(spec) => Box::new(updating_aggregate::UpdatingAggregate::new(
+            spec,
+            input_schema(input)?,
+            schema,
+            context,
+        )?),
+        OperatorSpec::WindowAggregate(spec) if spec.aggregate.phase == AggregatePhase::Partial => {
+            let (aggregate, window) = (&spec.aggregate, Some(spec.window));
+            let input = input_schema(input)?;
+            Box::new(partial_aggregate::PartialAggregate::new(
+                aggregate, window, input, schema,
+            )?)
+        }
+        OperatorSpec::WindowAggregate(spec) => Box::new(window_aggregate::WindowAggregate::new(
+            spec,
+            input_schema(input)?,
+            schema,
+        )?),
+        OperatorSpec::Materialize(spec) => Box::new(materialize::Materialize::new(spec, schema, context)?),
+        OperatorSpec::Source(_)
+        | OperatorSpec::Values(_)
+        | OperatorSpec::Sink(_)
+        | OperatorSpec::ClientOutput { .. } => {
+            return Err(Error::Internal(format!(
+                "{} is not an operator of its own",
+                spec.name()
+            )));
+        }
+    })
+}
+
+fn input_schema(input: Option<&StreamShape>) -> Result<&SchemaRef> {
+    input
+        .map(|shape| &shape.schema)
+        .ok_or_else(|| Error::Internal("the operator has no input".into()))
+}
+
+#[cfg(test)]
+mod tests;

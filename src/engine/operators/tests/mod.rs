@@ -1,0 +1,10 @@
+//! Tests of operators as scripts, and against an oracle on random input.
+
+#![allow(clippy::unwrap_used)]
+
+mod numbers;
+mod oracle;
+mod partial;
+mod stateless;
+mod updating;
+mod windows;

@@ -1,0 +1,443 @@
+//! Aggregations on random input against a naive one: random chunk cuts, barriers, checkpoints with a rolling base, restarts
+//! at other parallelisms, one and two phases. What the changelog folds to must equal the naive result, and must never
+//! hold a row other than 0 or 1 times at a barrier.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use crate::engine::graph::{AggregateFunction as F, AggregatePhase, AggregateSpec, EmitMode, OperatorSpec};
+use crate::engine::message::{Barrier, BarrierKind, Chunk, Watermark, Weights};
+use crate::engine::operator::{Operator, Output, OutputItem};
+use crate::engine::operators::build;
+use crate::ids::Epoch;
+use crate::state::hash::hash_columns;
+use crate::state::key_group::KeyGroups;
+use crate::testing::aggregate_specs::{
+    aggregate, call, context, distinct, result_schema, schema, shape, two_phases, windowed,
+};
+use crate::testing::memory_state::{MemoryState, snapshot_context};
+use crate::testing::operator_harness::rows_of;
+
+const INT: DataType = DataType::Int64;
+const WINDOW: i64 = 10;
+
+/// Time, key, value.
+type Row = (i64, Option<i64>, Option<i64>);
+
+#[derive(Clone, Debug)]
+enum Action {
+    Insert(Vec<Row>),
+    /// Takes rows away that are there.
+    Retract(Vec<Index>),
+    Tick,
+    Checkpoint,
+    Restart(u32),
+}
+
+fn row() -> impl Strategy<Value = Row> {
+    (
+        0..60i64,
+        prop::option::weighted(0.9, 0..6i64),
+        prop::option::weighted(0.8, -3..4i64),
+    )
+}
+
+fn action(retractions: bool) -> impl Strategy<Value = Action> {
+    prop_oneof![
+        6 => prop::collection::vec(row(), 1..12).prop_map(Action::Insert),
+        if retractions { 5 } else { 0 } => prop::collection::vec(any::<Index>(), 1..8).prop_map(Action::Retract),
+        2 => Just(Action::Tick),
+        2 => Just(Action::Checkpoint),
+        1 => (1..4u32).prop_map(Action::Restart),
+    ]
+}
+
+fn input_schema() -> SchemaRef {
+    schema(&[("t", INT), ("k", INT), ("v", INT)])
+}
+
+/// Operators of one aggregation, all subtasks, and what came out of them.
+struct Cluster {
+    /// Before the exchange, when in two phases.
+    partial: Option<OperatorSpec>,
+    last: OperatorSpec,
+    between: SchemaRef,
+    output: SchemaRef,
+    append_only: bool,
+    keys: Vec<usize>,
+    partials: Vec<Box<dyn Operator>>,
+    lasts: Vec<Box<dyn Operator>>,
+    state: MemoryState,
+    folded: BTreeMap<String, i64>,
+    epoch: u64,
+    snapshots_of_run: u64,
+}
+
+fn wrap(spec: &AggregateSpec, window: Option<EmitMode>) -> OperatorSpec {
+    match window {
+        None => OperatorSpec::UpdatingAggregate(spec.clone()),
+        Some(emit) => OperatorSpec::WindowAggregate(windowed(spec.clone(), WINDOW, emit)),
+    }
+}
+
+impl Cluster {
+    fn new(spec: &AggregateSpec, window: Option<EmitMode>, phases: u32) -> Cluster {
+        let input = input_schema();
+        let output = result_schema(spec, &input, window.is_some());
+        let mut cluster = Cluster {
+            partial: None,
+            last: wrap(spec, window),
+            between: Arc::clone(&input),
+            output,
+            append_only: spec.append_only_input,
+            keys: spec.keys.clone(),
+            partials: Vec::new(),
+            lasts: Vec::new(),
+            state: MemoryState::default(),
+            folded: BTreeMap::new(),
+            epoch: 0,
+            snapshots_of_run: 0,
+        };
+        if phases == 2 {
+            let (partial, between, last) = two_phases(spec, &input);
+            assert_eq!(last.phase, AggregatePhase::Final);
+            cluster.keys = last.keys.clone();
+            cluster.partial = Some(wrap(&partial, window));
+            cluster.last = wrap(&last, window);
+            cluster.between = between;
+        }
+        cluster.start(2);
+        cluster
+    }
+
+    fn start(&mut self, parallelism: u32) {
+        let parallelism = if self.keys.is_empty() { 1 } else { parallelism };
+        let between = shape(Arc::clone(&self.between), self.append_only);
+        let output = shape(Arc::clone(&self.output), false);
+        self.lasts = (0..parallelism)
+            .map(|subtask| {
+                let mut operator = build(&self.last, Some(&between), &output, &context(subtask, parallelism)).unwrap();
+                operator.restore(&self.state.reader(subtask, parallelism)).unwrap();
+                operator
+            })
+            .collect();
+        self.partials = match &self.partial {
+            None => Vec::new(),
+            Some(spec) => {
+                let input = shape(input_schema(), self.append_only);
+                let build = |subtask| build(spec, Some(&input), &between, &context(subtask, 2)).unwrap();
+                (0..2).map(build).collect()
+            }
+        };
+        self.snapshots_of_run = 0;
+    }
+
+    fn process(&mut self, rows: &[Row], weights: Option<Vec<i64>>) {
+        let column = |values: Vec<Option<i64>>| -> ArrayRef { Arc::new(Int64Array::from(values)) };
+        let columns = vec![
+            column(rows.iter().map(|row| Some(row.0)).collect()),
+            column(rows.iter().map(|row| row.1).collect()),
+            column(rows.iter().map(|row| row.2).collect()),
+        ];
+        let chunk = Chunk {
+            rows: RecordBatch::try_new(input_schema(), columns).unwrap(),
+            weights: weights.map_or(Weights::AllInsert, |weights| Weights::Signed(weights.into())),
+            event_time: Some(rows.iter().map(|row| row.0).collect()),
+            key_hashes: None,
+        };
+        if self.partials.is_empty() {
+            return self.exchange(chunk);
+        }
+        let mut output = Output::default();
+        let upstream = rows.len() % 2;
+        self.partials[upstream].process(0, chunk, &mut output).unwrap();
+        self.pass_on(output);
+    }
+
+    fn pass_on(&mut self, mut output: Output) {
+        let items: Vec<OutputItem> = output.take().collect();
+        for item in items {
+            if let OutputItem::Data(chunk) = item {
+                self.exchange(chunk);
+            }
+        }
+    }
+
+    /// Routes rows as a hash exchange does, sometimes with the hashes.
+    fn exchange(&mut self, chunk: Chunk) {
+        let keys: Vec<ArrayRef> = self
+            .keys
+            .iter()
+            .map(|&key| Arc::clone(chunk.rows.column(key)))
+            .collect();
+        let mut hashes = vec![0; chunk.len()];
+        if !keys.is_empty() {
+            hash_columns(&keys, &mut hashes);
+        }
+        let parallelism = self.lasts.len() as u32;
+        let groups = KeyGroups::default();
+        for subtask in 0..parallelism {
+            let rows: Vec<u32> = (0..chunk.len() as u32)
+                .filter(|&row| groups.owner_of(groups.group_of(hashes[row as usize]), parallelism) == subtask)
+                .collect();
+            if rows.is_empty() {
+                continue;
+            }
+            let with_hashes = rows.len().is_multiple_of(2) && !keys.is_empty();
+            let kept: Vec<u64> = rows.iter().map(|&row| hashes[row as usize]).collect();
+            let mut part = crate::engine::operators::columns::take_chunk(&chunk, &rows.into()).unwrap();
+            part.key_hashes = with_hashes.then(|| kept.into());
+            let mut output = Output::default();
+            self.lasts[subtask as usize].process(0, part, &mut output).unwrap();
+            self.fold(output);
+        }
+    }
+
+    fn fold(&mut self, mut output: Output) {
+        for item in output.take() {
+            if let OutputItem::Data(chunk) = item {
+                for (row, weight) in rows_of(&chunk) {
+                    *self.folded.entry(row).or_default() += weight;
+                }
+            }
+        }
+        self.folded.retain(|_, count| *count != 0);
+    }
+
+    fn watermark(&mut self, time: i64) {
+        self.each(|operator, output| operator.on_watermark(Watermark::At(time), output).unwrap());
+    }
+
+    fn end(&mut self) {
+        self.each(|operator, output| operator.on_end(output).unwrap());
+    }
+
+    fn each(&mut self, act: impl Fn(&mut dyn Operator, &mut Output)) {
+        for at in 0..self.partials.len() {
+            let mut output = Output::default();
+            act(self.partials[at].as_mut(), &mut output);
+            self.pass_on(output);
+        }
+        for at in 0..self.lasts.len() {
+            let mut output = Output::default();
+            act(self.lasts[at].as_mut(), &mut output);
+            self.fold(output);
+        }
+    }
+
+    fn barrier(&mut self, kind: BarrierKind) {
+        self.epoch += 1;
+        let barrier = Barrier {
+            epoch: Epoch(self.epoch),
+            kind,
+        };
+        self.each(|operator, output| operator.on_barrier(barrier, output).unwrap());
+        assert!(self.folded.values().all(|&count| count == 1), "{:?}", self.folded);
+        if kind.persists() {
+            let parallelism = self.lasts.len() as u32;
+            let part = (self.snapshots_of_run % 4) as u16;
+            let rebase = if self.snapshots_of_run == 0 { (0, 1) } else { (part, 4) };
+            self.snapshots_of_run += 1;
+            let mut epoch = Vec::new();
+            for (subtask, operator) in self.lasts.iter_mut().enumerate() {
+                let context = snapshot_context(self.epoch, subtask as u32, parallelism, Some(rebase));
+                epoch.push(operator.snapshot(&context).unwrap());
+            }
+            self.state.commit(epoch);
+        }
+    }
+
+    fn run(&mut self, actions: &[Action], after_insert: impl Fn(&mut Cluster, &[Row])) -> Vec<Row> {
+        let mut rows: Vec<Row> = Vec::new();
+        for action in actions {
+            match action {
+                Action::Insert(new) => {
+                    self.process(new, None);
+                    rows.extend(new);
+                    after_insert(self, new);
+                }
+                Action::Retract(which) => {
+                    let mut gone = Vec::new();
+                    for index in which {
+                        if !rows.is_empty() {
+                            gone.push(rows.swap_remove(index.index(rows.len())));
+                        }
+                    }
+                    if !gone.is_empty() {
+                        self.process(&gone, Some(vec![-1; gone.len()]));
+                    }
+                }
+                Action::Tick => self.barrier(BarrierKind::Tick),
+                Action::Checkpoint => self.barrier(BarrierKind::Checkpoint),
+                Action::Restart(parallelism) => {
+                    self.barrier(BarrierKind::Checkpoint);
+                    self.start(*parallelism);
+                }
+            }
+        }
+        self.end();
+        rows
+    }
+}
+
+fn text(value: Option<i64>) -> String {
+    value.map_or("null".into(), |value| value.to_string())
+}
+
+/// The results over the rows of one group, as text.
+fn naive_aggregates(rows: &[Row], with_kept_values: bool) -> String {
+    let values: Vec<i64> = rows.iter().filter_map(|row| row.2).collect();
+    let sum = (!values.is_empty()).then(|| values.iter().sum::<i64>());
+    let mut cells = vec![
+        rows.len().to_string(),
+        values.len().to_string(),
+        text(sum),
+        text(values.iter().min().copied()),
+        text(values.iter().max().copied()),
+    ];
+    if with_kept_values {
+        let unlike: BTreeSet<i64> = values.iter().copied().collect();
+        cells.push(unlike.len().to_string());
+        cells.push(text((!unlike.is_empty()).then(|| unlike.iter().sum())));
+    }
+    cells.join(" ")
+}
+
+fn calls(with_kept_values: bool) -> Vec<crate::engine::graph::AggregateCall> {
+    let mut calls = vec![
+        call(F::CountRows, &[], INT),
+        call(F::Count, &[2], INT),
+        call(F::Sum, &[2], INT),
+        call(F::Min, &[2], INT),
+        call(F::Max, &[2], INT),
+    ];
+    if with_kept_values {
+        calls.push(distinct(call(F::Count, &[2], INT)));
+        calls.push(distinct(call(F::Sum, &[2], INT)));
+    }
+    calls
+}
+
+fn naive(rows: &[Row], by: impl Fn(&Row) -> String, with_kept_values: bool) -> BTreeMap<String, i64> {
+    let mut groups: BTreeMap<String, Vec<Row>> = BTreeMap::new();
+    for row in rows {
+        groups.entry(by(row)).or_default().push(*row);
+    }
+    groups
+        .into_iter()
+        .map(|(key, rows)| {
+            (
+                format!("{key} {}", naive_aggregates(&rows, with_kept_values))
+                    .trim()
+                    .to_owned(),
+                1,
+            )
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn updating(actions in prop::collection::vec(action(true), 1..25)) {
+        let spec = aggregate(&[1], calls(true), false);
+        let mut cluster = Cluster::new(&spec, None, 1);
+        let rows = cluster.run(&actions, |_, _| ());
+        prop_assert_eq!(&cluster.folded, &naive(&rows, |row| text(row.1), true));
+    }
+
+    #[test]
+    fn updating_by_two_keys(actions in prop::collection::vec(action(true), 1..25)) {
+        let spec = aggregate(&[2, 1], vec![call(F::CountRows, &[], INT)], false);
+        let mut cluster = Cluster::new(&spec, None, 1);
+        let rows = cluster.run(&actions, |_, _| ());
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for row in &rows {
+            *counts.entry(format!("{} {}", text(row.2), text(row.1))).or_default() += 1;
+        }
+        let expected: BTreeMap<String, i64> = counts.iter().map(|(key, count)| (format!("{key} {count}"), 1)).collect();
+        prop_assert_eq!(&cluster.folded, &expected);
+    }
+
+    #[test]
+    fn updating_in_two_phases(actions in prop::collection::vec(action(false), 1..25)) {
+        let spec = aggregate(&[1], calls(false), true);
+        let mut cluster = Cluster::new(&spec, None, 2);
+        let rows = cluster.run(&actions, |_, _| ());
+        prop_assert_eq!(&cluster.folded, &naive(&rows, |row| text(row.1), false));
+    }
+
+    #[test]
+    fn changing_input_in_two_phases(actions in prop::collection::vec(action(true), 1..25)) {
+        let spec = aggregate(&[1], vec![call(F::CountRows, &[], INT), call(F::Sum, &[2], INT)], false);
+        let mut cluster = Cluster::new(&spec, None, 2);
+        let rows = cluster.run(&actions, |_, _| ());
+        let expected: BTreeMap<String, i64> = naive(&rows, |row| text(row.1), false)
+            .into_keys()
+            .map(|row| {
+                let cells: Vec<&str> = row.split(' ').collect();
+                ([cells[0], cells[1], cells[3]].join(" "), 1)
+            })
+            .collect();
+        prop_assert_eq!(&cluster.folded, &expected);
+    }
+
+    #[test]
+    fn global(actions in prop::collection::vec(action(true), 1..25), phases in 1..3u32) {
+        let calls = vec![call(F::CountRows, &[], INT), call(F::Sum, &[2], INT)];
+        let mut cluster = Cluster::new(&aggregate(&[], calls, false), None, phases);
+        let rows = cluster.run(&actions, |_, _| ());
+        let values: Vec<i64> = rows.iter().filter_map(|row| row.2).collect();
+        let sum = (!values.is_empty()).then(|| values.iter().sum::<i64>());
+        let expected = BTreeMap::from([(format!("{} {}", rows.len(), text(sum)), 1)]);
+        prop_assert_eq!(&cluster.folded, &expected);
+    }
+
+    #[test]
+    fn windows(
+        actions in prop::collection::vec(action(false), 1..25),
+        phases in 1..3u32,
+        on_update: bool,
+    ) {
+        let emit = if on_update { EmitMode::OnUpdate } else { EmitMode::OnWindowClose };
+        let spec = aggregate(&[1], calls(phases == 1), true);
+        let mut cluster = Cluster::new(&spec, Some(emit), phases);
+        // Time moves on by 7 a batch; rows are up to 15 behind, as the watermark says.
+        let mut shifted = Vec::new();
+        let mut now = 0;
+        for action in actions {
+            shifted.push(match action {
+                Action::Insert(rows) => {
+                    now += 7;
+                    Action::Insert(rows.into_iter().map(|row| (now + row.0 % 15, row.1, row.2)).collect())
+                }
+                other => other,
+            });
+        }
+        let rows = cluster.run(&shifted, |cluster, new| {
+            let earliest_possible = new.iter().map(|row| row.0).min().unwrap_or(0);
+            // A true bound: the next batch starts 7 later than this one, whose rows span 15.
+            cluster.watermark(earliest_possible - 7);
+        });
+        let start = |row: &Row| row.0.div_euclid(WINDOW) * WINDOW;
+        let by = |row: &Row| format!("{} {} {}", text(row.1), start(row), start(row) + WINDOW);
+        prop_assert_eq!(&cluster.folded, &naive(&rows, by, phases == 1));
+        prop_assert_eq!(cluster.lasts.iter().map(|operator| operator.late_rows()).sum::<u64>(), 0);
+    }
+
+    #[test]
+    fn windows_over_changing_input(actions in prop::collection::vec(action(true), 1..25)) {
+        let spec = aggregate(&[1], calls(true), false);
+        let mut cluster = Cluster::new(&spec, Some(EmitMode::OnWindowClose), 1);
+        let rows = cluster.run(&actions, |_, _| ());
+        let start = |row: &Row| row.0.div_euclid(WINDOW) * WINDOW;
+        let by = |row: &Row| format!("{} {} {}", text(row.1), start(row), start(row) + WINDOW);
+        prop_assert_eq!(&cluster.folded, &naive(&rows, by, true));
+    }
+}

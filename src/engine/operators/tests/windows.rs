@@ -1,0 +1,99 @@
+//! The window aggregate as scripts.
+
+use arrow::datatypes::{DataType, SchemaRef};
+
+use crate::engine::graph::{AggregateFunction as F, AggregateSpec, EmitMode};
+use crate::testing::aggregate_specs::{aggregate, call, distinct, schema, window_harness, windowed};
+use crate::testing::operator_harness::lines;
+
+const INT: DataType = DataType::Int64;
+
+/// Time, key, value; windows of 10.
+fn input() -> SchemaRef {
+    schema(&[("t", INT), ("k", INT), ("v", INT)])
+}
+
+fn count_and_sum(append_only: bool) -> AggregateSpec {
+    let calls = vec![call(F::CountRows, &[], INT), call(F::Sum, &[2], INT)];
+    aggregate(&[1], calls, append_only)
+}
+
+#[test]
+fn a_window_is_emitted_when_the_watermark_reaches_its_end() {
+    let spec = windowed(count_and_sum(true), 10, EmitMode::OnWindowClose);
+    let mut harness = window_harness(spec, &input(), 0);
+    assert_eq!(
+        harness.run("+ 12 1 5\n+ 3 1 4\n+ 5 2 1\n+ 9 1 1\nW 9\nB 1"),
+        lines("W 9")
+    );
+    assert_eq!(harness.run("W 10"), lines("+ 1 0 10 2 5\n+ 2 0 10 1 1\nW 10"));
+    assert_eq!(harness.run("W idle"), lines("W idle"));
+    // 9 is late now, 10 is not.
+    assert_eq!(harness.run("+ 9 1 1\n+ 10 1 1\nE"), lines("+ 1 10 20 2 6"));
+    assert_eq!(harness.operator().late_rows(), 1);
+}
+
+#[test]
+fn windows_close_in_order_and_before_time_zero_too() {
+    let spec = windowed(count_and_sum(true), 10, EmitMode::OnWindowClose);
+    let mut harness = window_harness(spec, &input(), 0);
+    assert_eq!(
+        harness.run("+ 25 1 1\n+ -5 1 2\n+ 11 1 3\nW 30"),
+        lines("+ 1 -10 0 1 2\n+ 1 10 20 1 3\n+ 1 20 30 1 1\nW 30")
+    );
+}
+
+#[test]
+fn open_windows_and_the_watermark_survive() {
+    let calls = vec![
+        call(F::CountRows, &[], INT),
+        distinct(call(F::Count, &[2], INT)),
+        call(F::Max, &[2], INT),
+    ];
+    for append_only in [true, false] {
+        let spec = windowed(aggregate(&[1], calls.clone(), append_only), 10, EmitMode::OnWindowClose);
+        let mut harness = window_harness(spec, &input(), 0);
+        harness.run("+ 1 1 1\n+ 12 1 5\n+ 13 2 5\nW 10\nC 1");
+        assert_eq!(harness.run("R\n+ 9 1 1\n+ 14 1 5\n+ 15 1 6\nC 2"), "");
+        assert_eq!(harness.operator().late_rows(), 1);
+        assert_eq!(
+            harness.run("R\n+ 16 2 4\nW 20"),
+            lines("+ 1 10 20 3 2 6\n+ 2 10 20 2 2 5\nW 20")
+        );
+        assert_eq!(harness.run("E\nC 3\nR\nE"), "");
+    }
+}
+
+#[test]
+fn retractions_fold_inside_the_window() {
+    let spec = windowed(count_and_sum(false), 10, EmitMode::OnWindowClose);
+    let mut harness = window_harness(spec, &input(), 0);
+    assert_eq!(
+        harness.run("+ 1 1 1\n+ 2 2 5\n- 1 1 1\nC 1\nR\n- 2 2 5\n+ 2 2 6\nW 10"),
+        lines("+ 2 0 10 1 6\nW 10")
+    );
+}
+
+#[test]
+fn on_update_shows_open_windows_at_barriers() {
+    let spec = windowed(count_and_sum(true), 10, EmitMode::OnUpdate);
+    let mut harness = window_harness(spec, &input(), 0);
+    assert_eq!(
+        harness.run("+ 1 1 1\n+ 11 1 2\nC 1"),
+        lines("+ 1 0 10 1 1\n+ 1 10 20 1 2")
+    );
+    assert_eq!(harness.run("R\n+ 2 1 4\nB 2"), lines("- 1 0 10 1 1\n+ 1 0 10 2 5"));
+    assert_eq!(harness.run("+ 3 1 1\nW 10"), lines("- 1 0 10 2 5\n+ 1 0 10 3 6\nW 10"));
+    assert_eq!(harness.run("E\nB 3"), "");
+}
+
+#[test]
+fn no_keys_gives_one_row_a_window_and_none_for_empty_ones() {
+    let mut spec = count_and_sum(true);
+    spec.keys.clear();
+    let mut harness = window_harness(windowed(spec, 10, EmitMode::OnWindowClose), &input(), 0);
+    assert_eq!(
+        harness.run("+ 1 1 1\n+ 2 2 2\n+ 31 1 1\nC 1\nR\nW 50"),
+        lines("+ 0 10 2 3\n+ 30 40 1 1\nW 50")
+    );
+}

@@ -1,0 +1,78 @@
+//! The tail of a fragment that writes outside: holds back what the sink does not take, prepares at barriers.
+//!
+//! Guarantee: rows before a barrier are written before the sink prepares for it, rows after it later.
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::SchemaRef;
+use std::collections::VecDeque;
+
+use crate::engine::connectors::{Prepared, Sink};
+use crate::engine::error::Error;
+use crate::engine::message::{Barrier, Chunk};
+
+pub struct SinkTail {
+    sink: Box<dyn Sink>,
+    /// The sink's own names and types; operators above may have named their columns otherwise.
+    schema: SchemaRef,
+    pending: VecDeque<Chunk>,
+    barrier: Option<Barrier>,
+}
+
+impl SinkTail {
+    pub fn new(sink: Box<dyn Sink>, schema: SchemaRef) -> SinkTail {
+        SinkTail {
+            sink,
+            schema,
+            pending: VecDeque::new(),
+            barrier: None,
+        }
+    }
+
+    /// Writes `chunk`, or keeps it until [`SinkTail::drain`] can.
+    pub fn write(&mut self, mut chunk: Chunk) -> Result<(), Error> {
+        let options = RecordBatchOptions::new().with_row_count(Some(chunk.len()));
+        let columns = chunk.rows.columns().to_vec();
+        chunk.rows = RecordBatch::try_new_with_options(SchemaRef::clone(&self.schema), columns, &options)?;
+        if self.pending.is_empty() && self.sink.ready() {
+            return self.sink.write(&chunk);
+        }
+        self.pending.push_back(chunk);
+        Ok(())
+    }
+
+    /// A barrier comes after everything written so far; [`SinkTail::drain`] deals with it.
+    pub fn barrier(&mut self, barrier: Barrier) {
+        self.barrier = Some(barrier);
+    }
+
+    /// Writes what was kept. `Blocked`: the sink wakes the driver later.
+    pub fn drain(&mut self) -> Result<SinkProgress, Error> {
+        while !self.pending.is_empty() {
+            if !self.sink.ready() {
+                return Ok(SinkProgress::Blocked);
+            }
+            if let Some(chunk) = self.pending.pop_front() {
+                self.sink.write(&chunk)?;
+            }
+        }
+        match self.barrier.take() {
+            Some(barrier) if barrier.kind.persists() => Ok(SinkProgress::Prepared(self.sink.prepare(barrier.epoch)?)),
+            Some(_) => {
+                self.sink.flush()?;
+                Ok(SinkProgress::Drained)
+            }
+            None => Ok(SinkProgress::Drained),
+        }
+    }
+
+    pub fn bytes_written(&self) -> u64 {
+        self.sink.bytes_written()
+    }
+}
+
+pub enum SinkProgress {
+    Drained,
+    Blocked,
+    /// Everything before the barrier is written and prepared.
+    Prepared(Prepared),
+}
