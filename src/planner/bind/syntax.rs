@@ -1,0 +1,510 @@
+//! What is changed in the parsed query before DataFusion plans it, and what is refused with a position while it is known.
+//!
+//! - Select lists get the column names of Postgres.
+//! - `pg_catalog.f(..)`, `OPERATOR(pg_catalog.~)`, `COLLATE` lose what only Postgres's catalog gives meaning to.
+//! - The spellings of tumbling windows become one: `tumble(..)` and its fields.
+//! - Functions that do not exist, and forms that cannot be continuous, are errors here.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
+    JoinConstraint, JoinOperator, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned,
+    TableFactor, VisitMut, VisitorMut,
+};
+use datafusion::sql::sqlparser::tokenizer::Span;
+
+use crate::error::nearest;
+use crate::planner::bind::catalog_syntax;
+use crate::planner::bind::lateral_unnest;
+use crate::planner::bind::names;
+use crate::planner::bind::positions::SourceText;
+use crate::planner::dialect;
+use crate::planner::error::{Error, Result, Undefined};
+use crate::planner::functions::{Functions, window};
+
+/// Which engine the query is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Runs for ever; the result is kept or delivered.
+    Pipeline,
+    /// Runs in the foreground until LIMIT or cancel.
+    Foreground,
+    /// One answer from what is there now.
+    Batch,
+}
+
+/// Rewrites `query` in place.
+pub fn prepare(query: &mut Query, purpose: Purpose, functions: &Functions, source: SourceText<'_>) -> Result<()> {
+    let mut pass = SyntaxPass {
+        purpose,
+        functions,
+        source,
+        depth: 0,
+    };
+    match query.visit(&mut pass) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(*error),
+    }
+}
+
+/// Rewrites the expression of a generated column or watermark in place.
+pub fn prepare_expression(expr: &mut Expr, functions: &Functions, source: SourceText<'_>) -> Result<()> {
+    let mut pass = SyntaxPass {
+        purpose: Purpose::Pipeline,
+        functions,
+        source,
+        depth: 1,
+    };
+    match expr.visit(&mut pass) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(*error),
+    }
+}
+
+struct SyntaxPass<'a> {
+    purpose: Purpose,
+    functions: &'a Functions,
+    source: SourceText<'a>,
+    depth: usize,
+}
+
+impl VisitorMut for SyntaxPass<'_> {
+    type Break = Box<Error>;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Box<Error>> {
+        self.depth += 1;
+        if self.purpose != Purpose::Batch {
+            self.check_query(query)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<Box<Error>> {
+        self.depth -= 1;
+        if self.depth == 0 {
+            catalog_syntax::show_names(query);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Box<Error>> {
+        lateral_unnest::rewrite(select);
+        names::name_items(select);
+        if self.purpose != Purpose::Batch {
+            self.check_joins(select)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Box<Error>> {
+        strip_catalog_from_table_function(factor);
+        catalog_syntax::rewrite_table_function(factor);
+        self.window_table_function(factor)
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Box<Error>> {
+        if let Expr::Function(function) = expr {
+            strip_catalog(&mut function.name);
+            self.check_function(function)?;
+        }
+        if self.purpose != Purpose::Batch {
+            self.check_expression(expr)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Box<Error>> {
+        plain_operator(expr);
+        if let Expr::Collate { expr: inner, .. } = expr {
+            *expr = inner.as_ref().clone();
+        }
+        if let Expr::Function(function) = expr
+            && let Some(field) = window::field_function(&function_name(function))
+        {
+            *expr = window_field(function.clone(), field);
+        }
+        catalog_syntax::rewrite_expression(expr);
+        ControlFlow::Continue(())
+    }
+}
+
+impl SyntaxPass<'_> {
+    fn refuse(&self, span: Span, message: impl Into<String>, hint: impl Into<String>) -> ControlFlow<Box<Error>> {
+        ControlFlow::Break(Box::new(
+            Error::not_supported(message, hint).at(self.source.position(span)),
+        ))
+    }
+
+    fn check_query(&self, query: &mut Query) -> ControlFlow<Box<Error>> {
+        let limited = query.limit_clause.is_some() || query.fetch.is_some();
+        if limited && !(self.depth == 1 && self.purpose == Purpose::Foreground) {
+            let span = query.limit_clause.as_ref().map_or(Span::empty(), Spanned::span);
+            let message = match self.depth {
+                1 => "LIMIT is not supported in a pipeline",
+                _ => "LIMIT in a subquery of a continuous query is not supported",
+            };
+            return self.refuse(
+                span,
+                message,
+                "Leave LIMIT out and give it when you read: SELECT .. FROM the pipeline ORDER BY .. LIMIT n.",
+            );
+        }
+        if let Some(LimitClause::LimitOffset {
+            offset: Some(offset), ..
+        }) = &query.limit_clause
+        {
+            return self.refuse(
+                offset.value.span(),
+                "OFFSET is not supported in a continuous query",
+                "Create a pipeline of the query without OFFSET and select from it.",
+            );
+        }
+        match query.order_by.take() {
+            Some(order_by) if self.depth == 1 => self.refuse(
+                order_by.span(),
+                "ORDER BY is not supported in a continuous query",
+                "A continuous result has no end to sort; order when you read: SELECT .. FROM the pipeline ORDER BY ..",
+            ),
+            // Without LIMIT the order of a subquery means nothing.
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn check_joins(&self, select: &Select) -> ControlFlow<Box<Error>> {
+        let hint = "Join when you read: create a pipeline for each side and SELECT .. FROM a JOIN b ..; a continuous query \
+                    can filter, aggregate, unnest and UNION ALL.";
+        for item in select.from.iter().skip(1) {
+            if !is_unnest(&item.relation) {
+                return self.refuse(
+                    item.relation.span(),
+                    "joins in a continuous query are not supported",
+                    hint,
+                );
+            }
+        }
+        for join in select.from.iter().flat_map(|item| &item.joins) {
+            let lateral_unnest = is_unnest(&join.relation)
+                && matches!(
+                    &join.join_operator,
+                    JoinOperator::CrossJoin(_) | JoinOperator::Inner(JoinConstraint::None)
+                );
+            if !lateral_unnest {
+                return self.refuse(
+                    join.relation.span(),
+                    "joins in a continuous query are not supported",
+                    hint,
+                );
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn check_expression(&self, expr: &Expr) -> ControlFlow<Box<Error>> {
+        match expr {
+            Expr::InSubquery { .. } | Expr::Exists { .. } | Expr::Subquery(_) => self.refuse(
+                expr.span(),
+                "subqueries in expressions of a continuous query are not supported",
+                "Subqueries in FROM and WITH work; IN, EXISTS and scalar subqueries work when you read from the pipeline.",
+            ),
+            Expr::Function(function) if function.over.is_some() => self.refuse(
+                expr.span(),
+                "OVER in a continuous query is not supported",
+                "Use OVER when you read from the pipeline, or aggregate by TUMBLE windows.",
+            ),
+            Expr::Function(function) if is_clock(&function_name(function)) => self.refuse(
+                expr.span(),
+                format!("{}() is not supported in a continuous query", function_name(function)),
+                "A continuous query has no single moment; compare columns of the rows, or filter by time when you read.",
+            ),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn check_function(&self, function: &Function) -> ControlFlow<Box<Error>> {
+        let name = function_name(function);
+        if let Some(message) = window::not_yet(&name) {
+            return self.refuse(
+                function.name.span(),
+                message,
+                "TUMBLE(size) gives windows that follow each other without overlap.",
+            );
+        }
+        if self.functions.exists(&name) || matches!(function.args, FunctionArguments::Subquery(_)) {
+            return ControlFlow::Continue(());
+        }
+        let known = self.functions.names();
+        let hint = nearest(&name, known.iter().map(String::as_str))
+            .map(|near| format!("Perhaps you meant \"{near}\"."))
+            .or_else(|| Some("SHOW FUNCTIONS lists them.".to_owned()));
+        let error = Error::Undefined {
+            kind: Undefined::Function,
+            name,
+            hint,
+            position: self.source.position(function.name.span()),
+        };
+        ControlFlow::Break(Box::new(error))
+    }
+
+    /// `TUMBLE(table, ts, size)` and `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), size))` in FROM become a subquery over the
+    /// table with the columns `window_start` and `window_end`.
+    fn window_table_function(&self, factor: &mut TableFactor) -> ControlFlow<Box<Error>> {
+        let (name, args, alias) = match factor {
+            TableFactor::Table {
+                name,
+                args: Some(args),
+                alias,
+                ..
+            } => (name.clone(), args.args.clone(), alias.clone()),
+            TableFactor::Function { name, args, alias, .. } => (name.clone(), args.clone(), alias.clone()),
+            TableFactor::TableFunction {
+                expr: Expr::Function(function),
+                alias,
+            } => {
+                let FunctionArguments::List(list) = &function.args else {
+                    return ControlFlow::Continue(());
+                };
+                (function.name.clone(), list.args.clone(), alias.clone())
+            }
+            _ => return ControlFlow::Continue(()),
+        };
+        let function = last_name(&name);
+        if let Some(message) = window::not_yet(&function) {
+            return self.refuse(name.span(), message, "TUMBLE(table, ts, size) is supported.");
+        }
+        if function != window::TUMBLE {
+            return ControlFlow::Continue(());
+        }
+        let wrong = || {
+            Box::new(
+                Error::query(
+                    crate::error::SqlState::SYNTAX_ERROR,
+                    "TUMBLE in FROM takes a table, its time column and the window's size",
+                )
+                .at(self.source.position(name.span())),
+            )
+        };
+        let mut values = args.iter().filter_map(argument);
+        let (Some(table), Some(time), Some(size), None) = (values.next(), values.next(), values.next(), values.next())
+        else {
+            return ControlFlow::Break(wrong());
+        };
+        let (Some(table), time) = (relation_of(table), undescribed(time)) else {
+            return ControlFlow::Break(wrong());
+        };
+        match windowed_subquery(&table, &time, size) {
+            Ok(subquery) => {
+                *factor = TableFactor::Derived {
+                    lateral: false,
+                    subquery,
+                    alias: alias.or_else(|| Some(table_alias(&table))),
+                    sample: None,
+                };
+                ControlFlow::Continue(())
+            }
+            Err(error) => ControlFlow::Break(Box::new(error)),
+        }
+    }
+}
+
+/// The name of a function as Postgres reads it.
+pub fn function_name(function: &Function) -> String {
+    last_name(&function.name)
+}
+
+fn last_name(name: &ObjectName) -> String {
+    name.0
+        .last()
+        .and_then(ObjectNamePart::as_ident)
+        .map(names::folded)
+        .unwrap_or_default()
+}
+
+/// The moment of execution, by any of its names.
+fn is_clock(name: &str) -> bool {
+    matches!(
+        name,
+        "now"
+            | "current_timestamp"
+            | "current_date"
+            | "current_time"
+            | "localtime"
+            | "localtimestamp"
+            | "clock_timestamp"
+            | "statement_timestamp"
+            | "transaction_timestamp"
+            | "today"
+    )
+}
+
+fn is_unnest(factor: &TableFactor) -> bool {
+    matches!(factor, TableFactor::UNNEST { .. })
+}
+
+fn strip_catalog(name: &mut ObjectName) {
+    let in_catalog = name.0.len() == 2
+        && name.0[0]
+            .as_ident()
+            .is_some_and(|schema| matches!(names::folded(schema).as_str(), "pg_catalog" | "information_schema"));
+    if in_catalog {
+        name.0.remove(0);
+    }
+}
+
+fn strip_catalog_from_table_function(factor: &mut TableFactor) {
+    match factor {
+        TableFactor::Table {
+            name, args: Some(_), ..
+        }
+        | TableFactor::Function { name, .. } => strip_catalog(name),
+        _ => {}
+    }
+}
+
+/// `OPERATOR(pg_catalog.~)` is `~`.
+fn plain_operator(expr: &mut Expr) {
+    let Expr::BinaryOp { op, .. } = expr else {
+        return;
+    };
+    let BinaryOperator::PGCustomBinaryOperator(parts) = op else {
+        return;
+    };
+    let plain = match parts.last().map(String::as_str) {
+        Some("~") => BinaryOperator::PGRegexMatch,
+        Some("~*") => BinaryOperator::PGRegexIMatch,
+        Some("!~") => BinaryOperator::PGRegexNotMatch,
+        Some("!~*") => BinaryOperator::PGRegexNotIMatch,
+        Some("~~") => BinaryOperator::PGLikeMatch,
+        Some("!~~") => BinaryOperator::PGNotLikeMatch,
+        Some("=") => BinaryOperator::Eq,
+        Some("<>") => BinaryOperator::NotEq,
+        Some("<") => BinaryOperator::Lt,
+        Some("<=") => BinaryOperator::LtEq,
+        Some(">") => BinaryOperator::Gt,
+        Some(">=") => BinaryOperator::GtEq,
+        Some("+") => BinaryOperator::Plus,
+        Some("-") => BinaryOperator::Minus,
+        Some("*") => BinaryOperator::Multiply,
+        Some("/") => BinaryOperator::Divide,
+        Some("||") => BinaryOperator::StringConcat,
+        _ => return,
+    };
+    *op = plain;
+}
+
+/// `TUMBLE_START(..)` is the field `start` of `TUMBLE(..)`.
+fn window_field(mut function: Function, field: &str) -> Expr {
+    function.name = ObjectName::from(Ident::new(window::TUMBLE));
+    let field =
+        Expr::Value(datafusion::sql::sqlparser::ast::Value::SingleQuotedString(field.to_owned()).with_empty_span());
+    call("get_field", vec![Expr::Function(function), field])
+}
+
+/// A plain function call.
+pub fn call(name: &str, args: Vec<Expr>) -> Expr {
+    Expr::Function(Function {
+        name: ObjectName::from(Ident::new(name)),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList {
+            duplicate_treatment: None,
+            args: args
+                .into_iter()
+                .map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg)))
+                .collect(),
+            clauses: Vec::new(),
+        }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+fn argument(argument: &FunctionArg) -> Option<&Expr> {
+    match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr))
+        | FunctionArg::Named {
+            arg: FunctionArgExpr::Expr(expr),
+            ..
+        }
+        | FunctionArg::ExprNamed {
+            arg: FunctionArgExpr::Expr(expr),
+            ..
+        } => Some(expr),
+        _ => None,
+    }
+}
+
+/// A table named in an expression's place: `t`, `s.t`; `TABLE t` arrives as one of the two.
+fn relation_of(expr: &Expr) -> Option<ObjectName> {
+    match expr {
+        Expr::Identifier(ident) => Some(ObjectName::from(ident.clone())),
+        Expr::CompoundIdentifier(parts) => Some(ObjectName::from(parts.clone())),
+        Expr::Subquery(query) => match query.body.as_ref() {
+            SetExpr::Table(table) => {
+                let schema = table.schema_name.iter().map(Ident::new);
+                let parts: Vec<Ident> = schema.chain(table.table_name.iter().map(Ident::new)).collect();
+                Some(ObjectName::from(parts))
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// `DESCRIPTOR(ts)` is `ts`.
+fn undescribed(expr: &Expr) -> Expr {
+    if let Expr::Function(function) = expr
+        && function_name(function) == "descriptor"
+        && let FunctionArguments::List(list) = &function.args
+        && let [only] = list.args.as_slice()
+        && let Some(inner) = argument(only)
+    {
+        return inner.clone();
+    }
+    expr.clone()
+}
+
+fn table_alias(table: &ObjectName) -> datafusion::sql::sqlparser::ast::TableAlias {
+    datafusion::sql::sqlparser::ast::TableAlias {
+        explicit: false,
+        name: table
+            .0
+            .last()
+            .and_then(ObjectNamePart::as_ident)
+            .cloned()
+            .unwrap_or_else(|| Ident::new("windowed")),
+        columns: Vec::new(),
+        at: None,
+    }
+}
+
+fn windowed_subquery(table: &ObjectName, time: &Expr, size: &Expr) -> Result<Box<Query>> {
+    let mut query = dialect::parse_query(&format!(
+        "SELECT *, tumble_start(lm_time, lm_size) AS window_start, tumble_end(lm_time, lm_size) AS window_end FROM {table}"
+    ))?;
+    let mut fill = FillPlaces { time, size };
+    let _: ControlFlow<()> = query.visit(&mut fill);
+    Ok(query)
+}
+
+struct FillPlaces<'a> {
+    time: &'a Expr,
+    size: &'a Expr,
+}
+
+impl VisitorMut for FillPlaces<'_> {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Identifier(ident) = expr {
+            match ident.value.as_str() {
+                "lm_time" => *expr = self.time.clone(),
+                "lm_size" => *expr = self.size.clone(),
+                _ => {}
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}

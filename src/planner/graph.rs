@@ -1,0 +1,171 @@
+//! Puts nodes into a job graph: names them, shares equal ones, decides exchanges and parallelism.
+//!
+//! An operator's id is a hash of what it does and of the ids of its inputs. It depends neither on the parallelism nor on
+//! names that an optimizer made up, so that state is found again when the same query is compiled anew.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+
+use crate::engine::graph::{Exchange, GraphEdge, GraphNode, JobGraph, OperatorSpec, StreamShape};
+use crate::ids::OperatorId;
+use crate::planner::error::{Error, Result};
+
+/// Collects nodes in topological order.
+pub struct GraphBuilder {
+    nodes: Vec<GraphNode>,
+    by_id: HashMap<OperatorId, usize>,
+    parallelism: u32,
+}
+
+/// A node to be added.
+pub struct NewNode {
+    pub operator: OperatorSpec,
+    /// For EXPLAIN.
+    pub description: String,
+    /// All that decides what the operator does, without names.
+    pub fingerprint: String,
+    pub inputs: Vec<GraphEdge>,
+    /// Nodes whose ids count as inputs, when they are not those of `inputs`: a final aggregate is the same operator
+    /// whether or not there is a partial one before it.
+    pub identified_by: Option<Vec<usize>>,
+    pub output: StreamShape,
+    pub parallelism: u32,
+    /// Two equal nodes may be one. Not so when it has effects of its own.
+    pub shared: bool,
+}
+
+impl GraphBuilder {
+    pub fn new(parallelism: u32) -> GraphBuilder {
+        GraphBuilder {
+            nodes: Vec::new(),
+            by_id: HashMap::new(),
+            parallelism: parallelism.max(1),
+        }
+    }
+
+    pub fn parallelism(&self) -> u32 {
+        self.parallelism
+    }
+
+    pub fn node(&self, index: usize) -> &GraphNode {
+        &self.nodes[index]
+    }
+
+    /// Adds the node, or finds an equal one.
+    pub fn add(&mut self, new: NewNode) -> usize {
+        let inputs: Vec<usize> = match &new.identified_by {
+            Some(inputs) => inputs.clone(),
+            None => new.inputs.iter().map(|edge| edge.from).collect(),
+        };
+        let input_ids: Vec<&str> = inputs.iter().map(|&input| self.nodes[input].id.0.as_str()).collect();
+        let kind = new.operator.name();
+        let mut occurrence = 0;
+        loop {
+            let id = operator_id(kind, &new.fingerprint, &input_ids, occurrence);
+            match self.by_id.get(&id) {
+                Some(&existing) if new.shared && self.nodes[existing].parallelism == new.parallelism => {
+                    return existing;
+                }
+                Some(_) => occurrence += 1,
+                None => {
+                    let index = self.nodes.len();
+                    self.by_id.insert(id.clone(), index);
+                    self.nodes.push(GraphNode {
+                        id,
+                        description: new.description,
+                        operator: new.operator,
+                        parallelism: new.parallelism,
+                        inputs: new.inputs,
+                        output: new.output,
+                    });
+                    return index;
+                }
+            }
+        }
+    }
+
+    /// The edge that carries rows as they are between nodes of these widths.
+    pub fn forward(&self, from: usize, to_parallelism: u32) -> GraphEdge {
+        let exchange = if self.nodes[from].parallelism == to_parallelism {
+            Exchange::Forward
+        } else {
+            Exchange::Single
+        };
+        GraphEdge { from, exchange }
+    }
+
+    /// The edge that brings rows of one key together, and how wide their consumer is.
+    pub fn keyed(&self, from: usize, columns: Vec<usize>) -> (GraphEdge, u32) {
+        if columns.is_empty() || self.parallelism == 1 {
+            return (self.forward(from, 1), 1);
+        }
+        let edge = GraphEdge {
+            from,
+            exchange: Exchange::Hash { columns },
+        };
+        (edge, self.parallelism)
+    }
+
+    pub fn finish(self) -> Result<JobGraph> {
+        if self.nodes.is_empty() {
+            return Err(Error::Internal("a pipeline without operators".into()));
+        }
+        Ok(JobGraph {
+            nodes: self.nodes,
+            parallelism: self.parallelism,
+        })
+    }
+}
+
+fn operator_id(kind: &str, fingerprint: &str, inputs: &[&str], occurrence: usize) -> OperatorId {
+    let mut text = format!("{kind}\n{fingerprint}\n{}", inputs.join(","));
+    if occurrence > 0 {
+        text.push_str(&format!("\n#{occurrence}"));
+    }
+    OperatorId(format!("{kind}_{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes())))
+}
+
+/// An expression with its columns as numbers: what it computes, whatever they are called.
+pub fn expression_fingerprint(expression: &Arc<dyn PhysicalExpr>) -> String {
+    let anonymous = Arc::clone(expression)
+        .transform_down(|node| {
+            let index = node.downcast_ref::<Column>().map(Column::index);
+            Ok(match index {
+                Some(index) => Transformed::yes(Arc::new(Column::new("", index)) as Arc<dyn PhysicalExpr>),
+                None => Transformed::no(node),
+            })
+        })
+        .data();
+    match anonymous {
+        Ok(expression) => expression.to_string(),
+        // The rewrite above has no way to fail; names are a worse fingerprint than numbers, but one.
+        Err(_) => expression.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn ids_depend_on_work_and_inputs_only() {
+        let base = operator_id("filter", "a@0 > 1", &["source_1"], 0);
+        assert_eq!(base, operator_id("filter", "a@0 > 1", &["source_1"], 0));
+        assert_ne!(base, operator_id("filter", "a@0 > 2", &["source_1"], 0));
+        assert_ne!(base, operator_id("filter", "a@0 > 1", &["source_2"], 0));
+        assert_ne!(base, operator_id("filter", "a@0 > 1", &["source_1"], 1));
+    }
+
+    #[test]
+    fn fingerprints_forget_names() {
+        let one: Arc<dyn PhysicalExpr> = Arc::new(Column::new("__common_expr_1", 3));
+        let two: Arc<dyn PhysicalExpr> = Arc::new(Column::new("price", 3));
+        assert_eq!(expression_fingerprint(&one), expression_fingerprint(&two));
+    }
+}

@@ -1,0 +1,465 @@
+//! Aggregates: a Project that computes keys and arguments, an exchange that brings a key's rows together, the aggregate.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::{Column, DFSchema};
+use datafusion::logical_expr::execution_props::ExecutionProps;
+use datafusion::logical_expr::expr::{AggregateFunction as LogicalAggregate, AggregateFunctionParams};
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
+use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
+
+use crate::engine::graph::{
+    AggregateCall, AggregateFunction, AggregatePhase, AggregateSpec, EmitMode, GraphEdge, OperatorSpec, StreamShape,
+    WindowAggregateSpec, WindowSpec,
+};
+use crate::engine::operators::accumulators;
+use crate::error::SqlState;
+use crate::planner::bind::positions::SourceText;
+use crate::planner::compiled::Notice;
+use crate::planner::error::{Error, Result};
+use crate::planner::explain;
+use crate::planner::graph::NewNode;
+use crate::planner::physical::{Lowering, Stream, fingerprint_of, physical_expression};
+use crate::planner::rewrites::window_node::WindowAggregateNode;
+
+/// What an aggregate works on.
+struct Prepared {
+    stream: Stream,
+    spec: AggregateSpec,
+}
+
+impl Lowering {
+    pub(super) fn updating_aggregate(&mut self, aggregate: &Aggregate) -> Result<Stream> {
+        let prepared = self.prepare(&aggregate.input, &aggregate.group_expr, &aggregate.aggr_expr)?;
+        let keys = prepared.spec.keys.len();
+        self.notice_state(&prepared, &aggregate.group_expr);
+        let schema = output_schema(&prepared, &[], aggregate.schema.as_arrow());
+        let shape = StreamShape {
+            schema,
+            append_only: false,
+            unique_key: Some((0..keys).collect()),
+            event_time: false,
+        };
+        let description = description(&aggregate.group_expr, &prepared.spec);
+        self.aggregate_node(prepared, shape, description, OperatorSpec::UpdatingAggregate)
+    }
+
+    pub(super) fn window_aggregate(&mut self, node: &WindowAggregateNode) -> Result<Stream> {
+        let prepared = self.prepare(&node.input, &node.keys, &node.aggregates)?;
+        if !prepared.stream.shape.event_time {
+            return Err(Error::not_supported(
+                "a window needs event time, which not all inputs of the query have",
+                "Declare a WATERMARK on every table that the window reads.",
+            ));
+        }
+        let keys = prepared.spec.keys.len();
+        let bounds = [
+            node.schema.field(keys).as_ref().clone(),
+            node.schema.field(keys + 1).as_ref().clone(),
+        ];
+        let schema = output_schema(&prepared, &bounds, node.schema.as_arrow());
+        let shape = StreamShape {
+            schema,
+            append_only: node.emit == EmitMode::OnWindowClose,
+            unique_key: Some((0..=keys).collect()),
+            event_time: true,
+        };
+        let emit = match node.emit {
+            EmitMode::OnWindowClose => "",
+            EmitMode::OnUpdate => " emit=update",
+        };
+        let window = format!("window=tumble({}) ", explain::duration(node.size_micros));
+        let description = format!("{window}{}{emit}", description(&node.keys, &prepared.spec));
+        let (size_micros, emit) = (node.size_micros, node.emit);
+        self.aggregate_node(prepared, shape, description, move |aggregate| {
+            OperatorSpec::WindowAggregate(WindowAggregateSpec {
+                aggregate,
+                window: WindowSpec::Tumble { size_micros },
+                emit,
+            })
+        })
+    }
+
+    /// Computes keys, arguments and filters as columns.
+    fn prepare(&mut self, input: &LogicalPlan, group: &[Expr], aggregates: &[Expr]) -> Result<Prepared> {
+        if group.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) {
+            return Err(Error::not_supported(
+                "GROUPING SETS, CUBE and ROLLUP in a continuous query are not supported",
+                "UNION ALL one GROUP BY query for each set.",
+            ));
+        }
+        let stream = self.lower(input)?;
+        let mut columns = Columns::default();
+        let keys: Vec<usize> = group.iter().map(|expr| columns.of(expr)).collect();
+        let calls: Vec<PlannedCall> = aggregates
+            .iter()
+            .map(|expr| planned_call(expr, &mut columns))
+            .collect::<Result<_>>()?;
+        let schema = input.schema();
+        let expressions = columns
+            .expressions
+            .iter()
+            .map(|expr| physical_expression(expr, schema))
+            .collect::<Result<Vec<_>>>()?;
+        let fields: Vec<Field> = columns
+            .expressions
+            .iter()
+            .map(|expr| {
+                let field = datafusion::logical_expr::ExprSchemable::to_field(expr, schema.as_ref());
+                let (_, field) = field.map_err(|error| SourceText("").error(error))?;
+                Ok(field.as_ref().clone().with_name(expr.schema_name().to_string()))
+            })
+            .collect::<Result<_>>()?;
+        let texts = columns.expressions.iter().map(explain::expression).collect();
+        let append_only_input = stream.shape.append_only;
+        let stream = self.project(stream, expressions, Arc::new(Schema::new(fields)), texts);
+        let aggregates = calls
+            .into_iter()
+            .map(|call| call.over(&stream.shape.schema))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Prepared {
+            stream,
+            spec: AggregateSpec {
+                keys,
+                aggregates,
+                phase: AggregatePhase::Single,
+                append_only_input,
+                state_ttl_ms: self.state_ttl_ms,
+            },
+        })
+    }
+
+    fn aggregate_node(
+        &mut self,
+        prepared: Prepared,
+        output: StreamShape,
+        description: String,
+        operator: impl Fn(AggregateSpec) -> OperatorSpec,
+    ) -> Result<Stream> {
+        let Prepared { stream, spec } = prepared;
+        let fingerprint = fingerprint(&spec, &output.schema, &operator(spec.clone()));
+        let (spec, edge, parallelism) = self.bring_together(&stream, spec, &operator)?;
+        let partition = (parallelism > 1).then(|| (0..spec.keys.len()).collect());
+        let node = self.builder.add(NewNode {
+            operator: operator(spec),
+            description,
+            fingerprint,
+            inputs: vec![edge],
+            identified_by: Some(vec![stream.node]),
+            output: output.clone(),
+            parallelism,
+            shared: true,
+        });
+        Ok(Stream {
+            node,
+            shape: output,
+            bounded: stream.bounded,
+            partition,
+        })
+    }
+
+    /// How the rows of a key reach one subtask, and what the aggregate there is left to do.
+    fn bring_together(
+        &mut self,
+        stream: &Stream,
+        spec: AggregateSpec,
+        operator: &impl Fn(AggregateSpec) -> OperatorSpec,
+    ) -> Result<(AggregateSpec, GraphEdge, u32)> {
+        let wide = self.builder.node(stream.node).parallelism;
+        // The hash of exactly these keys decides where a group's state is.
+        if stream.partition.as_deref() == Some(spec.keys.as_slice()) {
+            return Ok((spec, self.builder.forward(stream.node, wide), wide));
+        }
+        if wide == 1 || !accumulators::decomposable(&spec.aggregates, spec.append_only_input) {
+            let (edge, parallelism) = self.builder.keyed(stream.node, spec.keys.clone());
+            return Ok((spec, edge, parallelism));
+        }
+        let partial = AggregateSpec {
+            phase: AggregatePhase::Partial,
+            state_ttl_ms: None,
+            ..spec
+        };
+        let schema = accumulators::partial_schema(&partial, &stream.shape.schema)?;
+        let last = final_phase(&partial, &stream.shape.schema, self.state_ttl_ms)?;
+        let description = format!("partial aggregates=[{}]", labels(&partial));
+        let node = self.builder.add(NewNode {
+            fingerprint: fingerprint(&partial, &schema, &operator(partial.clone())),
+            operator: operator(partial),
+            description,
+            inputs: vec![self.builder.forward(stream.node, wide)],
+            identified_by: None,
+            output: StreamShape {
+                schema,
+                append_only: true,
+                unique_key: None,
+                event_time: stream.shape.event_time,
+            },
+            parallelism: wide,
+            shared: true,
+        });
+        let (edge, parallelism) = self.builder.keyed(node, last.keys.clone());
+        Ok((last, edge, parallelism))
+    }
+
+    fn notice_state(&mut self, prepared: &Prepared, group: &[Expr]) {
+        if self.state_ttl_ms.is_some() || prepared.stream.bounded || group.is_empty() {
+            return;
+        }
+        let keys: Vec<String> = group.iter().map(explain::expression).collect();
+        self.notices.push(Notice {
+            code: SqlState::SUCCESSFUL_COMPLETION,
+            message: format!("the aggregate keeps every value of ({}) for ever", keys.join(", ")),
+            hint: Some(
+                "Say WITH (state_ttl = '1 day') or SET updating_ttl = '1 day' to forget groups untouched for that long, \
+                 or group by a TUMBLE window."
+                    .into(),
+            ),
+        });
+    }
+}
+
+/// The columns that keys and aggregates are over; equal expressions once.
+#[derive(Default)]
+struct Columns {
+    expressions: Vec<Expr>,
+}
+
+impl Columns {
+    fn of(&mut self, expr: &Expr) -> usize {
+        let expr = expr.clone().unalias();
+        match self.expressions.iter().position(|known| *known == expr) {
+            Some(index) => index,
+            None => {
+                self.expressions.push(expr);
+                self.expressions.len() - 1
+            }
+        }
+    }
+}
+
+/// An aggregate whose arguments have columns.
+struct PlannedCall {
+    call: LogicalAggregate,
+    arguments: Vec<usize>,
+    filter: Option<usize>,
+    label: String,
+}
+
+fn planned_call(expr: &Expr, columns: &mut Columns) -> Result<PlannedCall> {
+    let call = match expr.clone().unalias() {
+        Expr::AggregateFunction(call) => call,
+        other => return Err(Error::Internal(format!("{other} is not an aggregate"))),
+    };
+    let label = explain::expression(&Expr::AggregateFunction(call.clone()));
+    let constant = |expr: &Expr| matches!(expr, Expr::Literal(..));
+    let counts_rows = call.func.name() == "count" && !call.params.distinct && call.params.args.iter().all(constant);
+    let mut arguments = Vec::new();
+    if !counts_rows {
+        for argument in &call.params.args {
+            // Other functions may need a constant to stay one; see `PlannedCall::over`.
+            if !constant(argument) || is_own(call.func.name()) {
+                arguments.push(columns.of(argument));
+            }
+        }
+        for order in &call.params.order_by {
+            if !constant(&order.expr) {
+                arguments.push(columns.of(&order.expr));
+            }
+        }
+    }
+    let filter = call.params.filter.as_ref().map(|filter| columns.of(filter));
+    Ok(PlannedCall {
+        call,
+        arguments,
+        filter,
+        label,
+    })
+}
+
+/// Whether the engine computes the function by itself.
+fn is_own(name: &str) -> bool {
+    own_function(name).is_some()
+}
+
+fn own_function(name: &str) -> Option<AggregateFunction> {
+    Some(match name {
+        "count" => AggregateFunction::Count,
+        "sum" => AggregateFunction::Sum,
+        "min" => AggregateFunction::Min,
+        "max" => AggregateFunction::Max,
+        "avg" => AggregateFunction::Avg,
+        "bool_and" => AggregateFunction::BoolAnd,
+        "bool_or" => AggregateFunction::BoolOr,
+        _ => return None,
+    })
+}
+
+impl PlannedCall {
+    /// The call over the columns of `schema`, which are named by the expressions they hold.
+    fn over(self, schema: &SchemaRef) -> Result<AggregateCall> {
+        let over = DFSchema::try_from(schema.as_ref().clone()).map_err(|error| SourceText("").error(error))?;
+        let column = |expr: Expr| match expr {
+            Expr::Literal(..) => expr,
+            other => Expr::Column(Column::new_unqualified(other.schema_name().to_string())),
+        };
+        let AggregateFunctionParams {
+            args,
+            distinct,
+            order_by,
+            null_treatment,
+            ..
+        } = self.call.params;
+        let simple = order_by.is_empty() && null_treatment.is_none();
+        let args: Vec<Expr> = args.into_iter().map(column).collect();
+        let order_by = order_by
+            .into_iter()
+            .map(|mut order| {
+                order.expr = column(order.expr.unalias());
+                order
+            })
+            .collect();
+        let name = self.call.func.name().to_owned();
+        let rewritten = Expr::AggregateFunction(LogicalAggregate::new_udf(
+            Arc::clone(&self.call.func),
+            args,
+            distinct,
+            None,
+            order_by,
+            null_treatment,
+        ));
+        let lowered = LoweredAggregateBuilder::new(
+            &rewritten,
+            &over,
+            schema.as_ref(),
+            &ExecutionProps::new(),
+            &PhysicalPlanningContext::default(),
+        )
+        .with_name(self.label.clone())
+        .build()
+        .map_err(|error| SourceText("").error(error))?;
+        let return_type = lowered.aggregate.field().data_type().clone();
+        let function = match own_function(&name) {
+            Some(AggregateFunction::Count) if self.arguments.is_empty() => AggregateFunction::CountRows,
+            // Order and NULL handling change nothing in these.
+            Some(own) if simple || !matches!(own, AggregateFunction::Count) => own,
+            Some(own) => own,
+            None => AggregateFunction::Other(lowered.aggregate),
+        };
+        Ok(AggregateCall {
+            function,
+            arguments: self.arguments,
+            filter: self.filter,
+            distinct,
+            return_type,
+            label: self.label,
+        })
+    }
+}
+
+/// Keys, window bounds and results, with the types that they really have.
+fn output_schema(prepared: &Prepared, bounds: &[Field], planned: &Schema) -> SchemaRef {
+    let input = &prepared.stream.shape.schema;
+    let keys = prepared.spec.keys.iter().zip(planned.fields()).map(|(&key, planned)| {
+        let field = input.field(key);
+        planned
+            .as_ref()
+            .clone()
+            .with_data_type(field.data_type().clone())
+            .with_nullable(field.is_nullable())
+    });
+    let first_result = prepared.spec.keys.len() + bounds.len();
+    let results = prepared
+        .spec
+        .aggregates
+        .iter()
+        .zip(planned.fields().iter().skip(first_result))
+        .map(|(call, planned)| {
+            planned
+                .as_ref()
+                .clone()
+                .with_data_type(call.return_type.clone())
+                .with_nullable(true)
+        });
+    Arc::new(Schema::new(
+        keys.chain(bounds.iter().cloned()).chain(results).collect::<Vec<_>>(),
+    ))
+}
+
+fn description(keys: &[Expr], spec: &AggregateSpec) -> String {
+    let keys: Vec<String> = keys.iter().map(explain::expression).collect();
+    format!("keys=[{}] aggregates=[{}]", keys.join(", "), labels(spec))
+}
+
+fn labels(spec: &AggregateSpec) -> String {
+    let calls: Vec<&str> = spec.aggregates.iter().map(|call| call.label.as_str()).collect();
+    calls.join(", ")
+}
+
+/// The aggregate over the states that `partial` puts out: keys, a count of rows, the states in order.
+fn final_phase(partial: &AggregateSpec, input: &Schema, state_ttl_ms: Option<u64>) -> Result<AggregateSpec> {
+    let mut next = partial.keys.len() + 1;
+    let mut aggregates = Vec::with_capacity(partial.aggregates.len());
+    for call in &partial.aggregates {
+        let width = accumulators::state_fields(call, input, partial.append_only_input)?.len();
+        aggregates.push(AggregateCall {
+            arguments: (next..next + width).collect(),
+            filter: None,
+            ..call.clone()
+        });
+        next += width;
+    }
+    Ok(AggregateSpec {
+        keys: (0..partial.keys.len()).collect(),
+        aggregates,
+        phase: AggregatePhase::Final,
+        append_only_input: partial.append_only_input,
+        state_ttl_ms,
+    })
+}
+
+/// What decides the state of an aggregate; not the phase, which depends on the parallelism.
+fn fingerprint(spec: &AggregateSpec, output: &Schema, operator: &OperatorSpec) -> String {
+    let calls: Vec<String> = spec
+        .aggregates
+        .iter()
+        .map(|call| {
+            let function = match &call.function {
+                AggregateFunction::Other(function) => {
+                    let arguments: Vec<_> = function.expressions();
+                    let order: Vec<String> = function
+                        .order_bys()
+                        .iter()
+                        .map(|sort| {
+                            format!(
+                                "{} {:?}",
+                                crate::planner::graph::expression_fingerprint(&sort.expr),
+                                sort.options
+                            )
+                        })
+                        .collect();
+                    format!(
+                        "{} {} [{}]",
+                        function.fun().name(),
+                        fingerprint_of(&arguments, &Schema::empty()),
+                        order.join(", ")
+                    )
+                }
+                own => format!("{own:?}"),
+            };
+            format!("{function} {:?} {:?} {}", call.arguments, call.filter, call.distinct)
+        })
+        .collect();
+    let window = match operator {
+        OperatorSpec::WindowAggregate(window) => format!("{:?} {:?}", window.window, window.emit),
+        _ => String::new(),
+    };
+    format!(
+        "{:?} [{}] {window} append={} {}",
+        spec.keys,
+        calls.join("; "),
+        spec.append_only_input,
+        fingerprint_of(&[], output),
+    )
+}

@@ -1,0 +1,223 @@
+//! Scans: one source a table and pipeline, delivering what all scans of it need.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column as PhysicalColumn;
+
+use crate::engine::graph::{EventTimeExpr, EventTimeSpec, OperatorSpec, SourceSpec, StreamShape};
+use crate::planner::bind::positions::SourceText;
+use crate::planner::bind::tables::{EventTime, StreamTable, TimeOf};
+use crate::planner::error::{Error, Result};
+use crate::planner::graph::NewNode;
+use crate::planner::physical::{Lowering, Stream, physical_expression};
+
+/// Which columns of which tables a pipeline reads.
+#[derive(Default)]
+pub struct ScannedTables {
+    columns: BTreeMap<String, BTreeSet<usize>>,
+}
+
+impl ScannedTables {
+    /// Adds what `plan` reads.
+    pub fn add(&mut self, plan: &LogicalPlan) -> Result<()> {
+        plan.apply(|node| {
+            if let LogicalPlan::TableScan(scan) = node
+                && let Some(table) = scan.source.downcast_ref::<StreamTable>()
+            {
+                self.columns.entry(identity(table)).or_default().extend(scanned(scan));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .map_err(|error| SourceText("").error(error))?;
+        Ok(())
+    }
+}
+
+fn scanned(scan: &TableScan) -> Vec<usize> {
+    match &scan.projection {
+        Some(columns) => columns.clone(),
+        None => (0..scan.source.schema().fields().len()).collect(),
+    }
+}
+
+impl Lowering {
+    pub(super) fn scan(&mut self, scan: &TableScan) -> Result<Stream> {
+        let Some(table) = scan.source.downcast_ref::<StreamTable>() else {
+            return Err(Error::not_supported(
+                format!("\"{}\" cannot be read by a continuous query", scan.table_name.table()),
+                "A continuous query reads connected tables and views over them.",
+            ));
+        };
+        let key = identity(table);
+        let wanted = scanned(scan);
+        let mut delivered: Vec<usize> = self
+            .scans
+            .columns
+            .get(&key)
+            .map(|set| set.iter().copied().collect())
+            .unwrap_or_default();
+        if delivered.is_empty() {
+            // Rows without any column cannot be counted on their way.
+            delivered.push(cheapest(&table.schema));
+        }
+        let source = match self.sources.get(&key) {
+            Some(source) => source.clone(),
+            None => {
+                let source = self.source(table, &delivered)?;
+                self.sources.insert(key, source.clone());
+                source
+            }
+        };
+        let mut expressions: Vec<Arc<dyn PhysicalExpr>> = Vec::with_capacity(wanted.len());
+        for column in &wanted {
+            let index = delivered
+                .iter()
+                .position(|candidate| candidate == column)
+                .ok_or_else(|| Error::Internal(format!("column {column} of table \"{}\" is not read", table.name)))?;
+            expressions.push(Arc::new(PhysicalColumn::new(table.schema.field(*column).name(), index)));
+        }
+        let fields: Vec<Field> = wanted
+            .iter()
+            .map(|&column| table.schema.field(column).clone())
+            .collect();
+        let names = fields.iter().map(|field| field.name().clone()).collect();
+        Ok(self.project(source, expressions, Arc::new(Schema::new(fields)), names))
+    }
+
+    fn source(&mut self, table: &StreamTable, delivered: &[usize]) -> Result<Stream> {
+        let columns: Vec<Expr> = delivered.iter().map(|&column| table.columns[column].clone()).collect();
+        let physical = physical_columns(table, &columns);
+        let physical_schema: SchemaRef = Arc::new(Schema::new(
+            physical
+                .iter()
+                .map(|&index| table.connector_schema.field(index).clone())
+                .collect::<Vec<_>>(),
+        ));
+        let over = DFSchema::try_from(physical_schema.as_ref().clone()).map_err(|error| SourceText("").error(error))?;
+        let event_time = table
+            .event_time
+            .as_ref()
+            .map(|spec| event_time(spec, &over))
+            .transpose()?;
+        let projection = columns
+            .iter()
+            .map(|column| physical_expression(column, &over))
+            .collect::<Result<Vec<_>>>()?;
+        let as_delivered = projection.len() == physical_schema.fields().len()
+            && projection
+                .iter()
+                .enumerate()
+                .all(|(index, expr)| super::column_index(expr) == Some(index));
+        let fields: Vec<Field> = delivered
+            .iter()
+            .map(|&column| table.schema.field(column).clone())
+            .collect();
+        let planned: SchemaRef = Arc::new(Schema::new(fields));
+        let schema = super::typed(&projection, &physical_schema, &planned);
+        let shape = StreamShape {
+            schema,
+            append_only: true,
+            unique_key: None,
+            event_time: event_time.is_some(),
+        };
+        let names: Vec<&str> = planned.fields().iter().map(|field| field.name().as_str()).collect();
+        let description = format!("{} columns=[{}]{}", table.name, names.join(", "), time_text(table));
+        let parallelism = self.builder.parallelism();
+        let node = self.builder.add(NewNode {
+            operator: OperatorSpec::Source(SourceSpec {
+                table_name: table.name.clone(),
+                table: Arc::clone(&table.table),
+                physical_schema,
+                event_time,
+                projection: (!as_delivered).then_some(projection),
+                filter: None,
+            }),
+            description,
+            // Offsets outlive a change of the columns that are read.
+            fingerprint: identity(table),
+            inputs: Vec::new(),
+            identified_by: None,
+            output: shape.clone(),
+            parallelism,
+            shared: true,
+        });
+        let bounded = table.table.bounded();
+        self.unbounded |= !bounded;
+        Ok(Stream {
+            node,
+            shape,
+            bounded,
+            partition: None,
+        })
+    }
+}
+
+/// What makes two scans scans of one table: its OID, so that a table can be renamed; local ones have only a name.
+fn identity(table: &StreamTable) -> String {
+    match table.oid.0 {
+        0 => format!("local {}", table.name),
+        oid => format!("oid {oid}"),
+    }
+}
+
+/// A column that costs little to decode.
+fn cheapest(schema: &Schema) -> usize {
+    let narrow = |field: &Arc<Field>| field.data_type().is_primitive();
+    schema.fields().iter().position(narrow).unwrap_or(0)
+}
+
+/// The connector's columns that the expressions and the event time use, in its order.
+fn physical_columns(table: &StreamTable, columns: &[Expr]) -> Vec<usize> {
+    let mut used: BTreeSet<usize> = BTreeSet::new();
+    let mut note = |expr: &Expr| {
+        let indexes = expr
+            .column_refs()
+            .into_iter()
+            .filter_map(|column: &Column| table.connector_schema.index_of(&column.name).ok());
+        used.extend(indexes);
+    };
+    columns.iter().for_each(&mut note);
+    if let Some(event_time) = &table.event_time {
+        for time in [&event_time.time, &event_time.watermark] {
+            if let TimeOf::Expression(expr) = time {
+                note(expr);
+            }
+        }
+    }
+    if used.is_empty() && !table.connector_schema.fields().is_empty() {
+        used.insert(cheapest(&table.connector_schema));
+    }
+    used.into_iter().collect()
+}
+
+fn event_time(spec: &EventTime, over: &DFSchema) -> Result<EventTimeSpec> {
+    let time = |of: &TimeOf| {
+        Ok::<_, Error>(match of {
+            TimeOf::Expression(expr) => EventTimeExpr::Expression(physical_expression(expr, over)?),
+            TimeOf::Processing => EventTimeExpr::ProcessingTime,
+        })
+    };
+    Ok(EventTimeSpec {
+        time: time(&spec.time)?,
+        watermark: time(&spec.watermark)?,
+        idle_timeout_ms: spec.idle_timeout_ms,
+        max_future_skew_ms: spec.max_future_skew_ms,
+    })
+}
+
+fn time_text(table: &StreamTable) -> String {
+    match &table.event_time {
+        None => String::new(),
+        Some(EventTime {
+            watermark: TimeOf::Expression(watermark),
+            ..
+        }) => format!(" watermark={}", crate::planner::explain::expression(watermark)),
+        Some(_) => " time=processing".into(),
+    }
+}

@@ -1,0 +1,488 @@
+//! Finds the windows of a query: GROUP BY over `tumble(..)`, directly or through subqueries and views, becomes a
+//! [`WindowAggregateNode`].
+//!
+//! Soundness: rows are put into windows by the event time that travels beside them, so the rewrite fires only for
+//! `tumble(size)` and for `tumble(ts, size)` where `ts` is the event time itself; any other time column is refused.
+//! A window that is not grouped by is arithmetic on its time column.
+
+use std::sync::Arc;
+
+use arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
+use arrow::datatypes::{DataType, IntervalMonthDayNano, TimeUnit};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DataFusionError, ScalarValue};
+use datafusion::functions::core::expr_fn::named_struct;
+use datafusion::functions::datetime::expr_fn::date_bin;
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::{
+    Aggregate, Expr, Extension, LogicalPlan, LogicalPlanBuilder, Operator, binary_expr, cast, lit,
+};
+
+use crate::engine::graph::EmitMode;
+use crate::error::{ErrorReport, SqlState};
+use crate::planner::bind::tables::StreamTable;
+use crate::planner::error::{Error, Result};
+use crate::planner::functions::window::{END, START, TUMBLE};
+use crate::planner::rewrites::text_literal;
+use crate::planner::rewrites::window_node::{WINDOW, WindowAggregateNode};
+
+/// What a column says about a window.
+#[derive(Clone, Debug, PartialEq)]
+struct WindowUse {
+    /// The time column as named, at the place where it was named; `None` for the table's event time.
+    by_event_time: bool,
+    size_micros: i64,
+    part: Part,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Whole,
+    Start,
+    End,
+}
+
+/// Replaces every aggregate over a window.
+pub fn rewrite(plan: LogicalPlan, emit: EmitMode) -> Result<LogicalPlan> {
+    let rewritten = plan.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::Aggregate(aggregate) => match windowed(&aggregate, emit).map_err(external)? {
+            Some(replacement) => Ok(Transformed::yes(replacement)),
+            None => Ok(Transformed::no(LogicalPlan::Aggregate(aggregate))),
+        },
+        LogicalPlan::Distinct(distinct) => Ok(Transformed::no(LogicalPlan::Distinct(distinct))),
+        other => Ok(Transformed::no(other)),
+    });
+    Ok(rewritten.map_err(from_datafusion)?.data)
+}
+
+fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+fn from_datafusion(error: DataFusionError) -> Error {
+    crate::planner::bind::positions::SourceText("").error(error)
+}
+
+fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>> {
+    let mut window: Option<WindowUse> = None;
+    let mut uses = Vec::with_capacity(aggregate.group_expr.len());
+    for expr in &aggregate.group_expr {
+        if contains_window_inside(expr) {
+            return Err(Error::not_supported(
+                "grouping by an expression over a window is not supported",
+                "Group by the window itself, or by its start or end, and compute the expression in an outer query.",
+            ));
+        }
+        let found = window_use(expr, &aggregate.input)?;
+        if let Some(found) = &found {
+            match &window {
+                Some(first) if first.size_micros != found.size_micros => {
+                    return Err(Error::not_supported(
+                        "grouping by two windows of different sizes is not supported",
+                        "Group by one window in a subquery and by the other in the query around it.",
+                    ));
+                }
+                _ => window = Some(found.clone()),
+            }
+        }
+        uses.push(found);
+    }
+    let Some(window) = window else {
+        return Ok(None);
+    };
+    if !window.by_event_time {
+        return Err(not_event_time());
+    }
+    require_event_time(&aggregate.input)?;
+    let keys: Vec<Expr> = aggregate
+        .group_expr
+        .iter()
+        .zip(&uses)
+        .filter(|(_, found)| found.is_none())
+        .map(|(expr, _)| expr.clone())
+        .collect();
+    let node = WindowAggregateNode::try_new(
+        aggregate.input.as_ref().clone(),
+        keys,
+        aggregate.aggr_expr.clone(),
+        window.size_micros,
+        emit,
+    )
+    .map_err(from_datafusion)?;
+    projection_over(aggregate, &uses, node).map(Some)
+}
+
+/// The columns of the aggregate that was, over those of the node.
+fn projection_over(
+    aggregate: &Aggregate,
+    uses: &[Option<WindowUse>],
+    node: WindowAggregateNode,
+) -> Result<LogicalPlan> {
+    let group_count = aggregate.group_expr.len();
+    let mut key_columns =
+        (0..node.keys.len()).map(|index| Expr::Column(Column::from(node.schema.qualified_field(index))));
+    let first_aggregate = node.keys.len() + 2;
+    let mut columns = Vec::with_capacity(aggregate.schema.fields().len());
+    for (index, (qualifier, field)) in aggregate.schema.iter().enumerate() {
+        let value = if index < group_count {
+            match &uses[index] {
+                Some(found) => match found.part {
+                    Part::Whole => named_struct(vec![
+                        lit(START),
+                        WindowAggregateNode::bound(START),
+                        lit(END),
+                        WindowAggregateNode::bound(END),
+                    ]),
+                    Part::Start => WindowAggregateNode::bound(START),
+                    Part::End => WindowAggregateNode::bound(END),
+                },
+                None => key_columns
+                    .next()
+                    .ok_or_else(|| Error::Internal("a window aggregate lost a key".into()))?,
+            }
+        } else {
+            Expr::Column(Column::from(
+                node.schema.qualified_field(first_aggregate + index - group_count),
+            ))
+        };
+        let named = match (&value, qualifier) {
+            (Expr::Column(column), qualifier)
+                if column.relation.as_ref() == qualifier && column.name == *field.name() =>
+            {
+                value
+            }
+            (_, Some(qualifier)) => value.alias_qualified(Some(qualifier.clone()), field.name()),
+            (_, None) => value.alias(field.name()),
+        };
+        columns.push(named);
+    }
+    let extension = LogicalPlan::Extension(Extension { node: Arc::new(node) });
+    LogicalPlanBuilder::from(extension)
+        .project(columns)
+        .and_then(LogicalPlanBuilder::build)
+        .map_err(from_datafusion)
+}
+
+/// What `expr` over `input` says about a window, looking through projections below.
+fn window_use(expr: &Expr, input: &LogicalPlan) -> Result<Option<WindowUse>> {
+    match expr {
+        Expr::Alias(alias) => window_use(&alias.expr, input),
+        Expr::ScalarFunction(call) if call.name() == TUMBLE => tumble(call, input).map(Some),
+        Expr::ScalarFunction(call) if call.name() == "get_field" => {
+            let [inner, field] = call.args.as_slice() else {
+                return Ok(None);
+            };
+            let part = match text_literal(field) {
+                Some(START) => Part::Start,
+                Some(END) => Part::End,
+                _ => return Ok(None),
+            };
+            Ok(window_use(inner, input)?
+                .filter(|found| found.part == Part::Whole)
+                .map(|found| WindowUse { part, ..found }))
+        }
+        // The window that the rows of `input` are results of: their event time lies in it.
+        Expr::ScalarFunction(call) if call.name() == "named_struct" => match call.args.as_slice() {
+            [_, start, _, end] => {
+                let (start, end) = (window_use(start, input)?, window_use(end, input)?);
+                Ok(match (start, end) {
+                    (Some(start), Some(end)) if start.part == Part::Start && end.part == Part::End => Some(WindowUse {
+                        part: Part::Whole,
+                        ..start
+                    }),
+                    _ => None,
+                })
+            }
+            _ => Ok(None),
+        },
+        Expr::Column(column) => match origin(column, input) {
+            Some((expr, below)) => window_use(&expr, below),
+            None => Ok(bound_of_result(column, input)),
+        },
+        _ => Ok(None),
+    }
+}
+
+/// A bound of the window that a window aggregate below groups by.
+fn bound_of_result(column: &Column, input: &LogicalPlan) -> Option<WindowUse> {
+    let LogicalPlan::Extension(extension) = input else {
+        return None;
+    };
+    let node = extension.node.as_any().downcast_ref::<WindowAggregateNode>()?;
+    if column.relation.as_ref()?.table() != WINDOW {
+        return None;
+    }
+    Some(WindowUse {
+        by_event_time: true,
+        size_micros: node.size_micros,
+        part: if column.name == START { Part::Start } else { Part::End },
+    })
+}
+
+/// Whether a window is a part of a larger expression that would need its own grouping.
+fn contains_window_inside(expr: &Expr) -> bool {
+    let is_whole = |expr: &Expr| matches!(expr, Expr::ScalarFunction(call) if call.name() == TUMBLE);
+    let direct = match expr.clone().unalias() {
+        Expr::ScalarFunction(call) if call.name() == TUMBLE => true,
+        Expr::ScalarFunction(call) if call.name() == "get_field" => call.args.first().is_some_and(is_whole),
+        _ => false,
+    };
+    !direct && expr.exists(|inner| Ok(is_whole(inner))).unwrap_or(false)
+}
+
+/// The expression that makes `column`, and the plan it is over; `None` at scans and other ends.
+fn origin<'a>(column: &Column, plan: &'a LogicalPlan) -> Option<(Expr, &'a LogicalPlan)> {
+    let index = plan.schema().maybe_index_of_column(column)?;
+    match plan {
+        LogicalPlan::Projection(projection) => Some((projection.expr[index].clone(), &projection.input)),
+        LogicalPlan::SubqueryAlias(alias) => Some((
+            Expr::Column(Column::from(alias.input.schema().qualified_field(index))),
+            &alias.input,
+        )),
+        LogicalPlan::Filter(filter) => Some((
+            Expr::Column(Column::from(filter.input.schema().qualified_field(index))),
+            &filter.input,
+        )),
+        _ => None,
+    }
+}
+
+/// Whether `expr` is the event time of the rows of `input`.
+fn is_event_time(expr: &Expr, input: &LogicalPlan) -> bool {
+    match expr {
+        Expr::Alias(alias) => is_event_time(&alias.expr, input),
+        Expr::Cast(cast)
+            if matches!(
+                cast.field.data_type(),
+                DataType::Timestamp(TimeUnit::Microsecond | TimeUnit::Nanosecond, _)
+            ) =>
+        {
+            is_event_time(&cast.expr, input)
+        }
+        Expr::Column(column) => match input {
+            LogicalPlan::TableScan(scan) => {
+                let table = scan.source.downcast_ref::<StreamTable>();
+                let position = table.and_then(|table| {
+                    let index = table.event_time_column?;
+                    (*table.schema.field(index).name() == column.name).then_some(index)
+                });
+                position.is_some()
+            }
+            LogicalPlan::Union(union) => {
+                let Some(index) = union.schema.maybe_index_of_column(column) else {
+                    return false;
+                };
+                union.inputs.iter().all(|input| {
+                    let column = Column::from(input.schema().qualified_field(index));
+                    is_event_time(&Expr::Column(column), input)
+                })
+            }
+            LogicalPlan::Extension(extension) => {
+                extension.node.name() == "WindowAggregate"
+                    && column.relation.as_ref().is_some_and(|of| of.table() == WINDOW)
+                    && column.name == END
+            }
+            _ => origin(column, input).is_some_and(|(expr, below)| is_event_time(&expr, below)),
+        },
+        Expr::ScalarFunction(call) if call.name() == "get_field" => match call.args.as_slice() {
+            [Expr::Column(column), field] => {
+                origin(column, input).is_some_and(|(expr, below)| match expr.unalias() {
+                    // The field of a column that is only passed on.
+                    Expr::Column(inner) => {
+                        let args = vec![Expr::Column(inner), field.clone()];
+                        is_event_time(
+                            &Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&call.func), args)),
+                            below,
+                        )
+                    }
+                    made => field_of(&made, text_literal(field)).is_some_and(|value| is_event_time(&value, below)),
+                })
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// The value of a field of `named_struct(..)`.
+fn field_of(expr: &Expr, wanted: Option<&str>) -> Option<Expr> {
+    match expr.clone().unalias() {
+        Expr::ScalarFunction(call) if call.name() == "named_struct" => call
+            .args
+            .chunks_exact(2)
+            .find(|pair| wanted.is_some() && text_literal(&pair[0]) == wanted)
+            .map(|pair| pair[1].clone()),
+        _ => None,
+    }
+}
+
+fn tumble(call: &ScalarFunction, input: &LogicalPlan) -> Result<WindowUse> {
+    let (time, size) = arguments(call)?;
+    Ok(WindowUse {
+        by_event_time: time.is_none_or(|time| is_event_time(time, input)),
+        size_micros: size,
+        part: Part::Whole,
+    })
+}
+
+/// The time column, when given, and the size.
+fn arguments(call: &ScalarFunction) -> Result<(Option<&Expr>, i64)> {
+    match call.args.as_slice() {
+        [size] => Ok((None, size_of(size)?)),
+        [time, size] => Ok((Some(time), size_of(size)?)),
+        _ => Err(Error::query(
+            SqlState::UNDEFINED_FUNCTION,
+            "TUMBLE takes the window's size, or a time column and the size",
+        )),
+    }
+}
+
+fn size_of(expr: &Expr) -> Result<i64> {
+    let literal = match expr {
+        Expr::Alias(alias) => return size_of(&alias.expr),
+        Expr::Cast(cast) => return size_of(&cast.expr),
+        Expr::Literal(value, _) => value,
+        _ => {
+            return Err(Error::query(
+                SqlState::INVALID_PARAMETER_VALUE,
+                "the size of a window must be a constant interval",
+            ));
+        }
+    };
+    let size = match literal {
+        ScalarValue::IntervalMonthDayNano(Some(interval)) => micros_of(*interval)?,
+        ScalarValue::DurationMicrosecond(Some(size)) => *size,
+        other => match other.try_as_str().flatten() {
+            Some(text) => interval_micros(text)?,
+            None => {
+                return Err(Error::query(
+                    SqlState::INVALID_PARAMETER_VALUE,
+                    "the size of a window must be an interval, such as INTERVAL '10 seconds'",
+                ));
+            }
+        },
+    };
+    if size <= 0 {
+        return Err(Error::query(
+            SqlState::INVALID_PARAMETER_VALUE,
+            "the size of a window must be greater than zero",
+        ));
+    }
+    Ok(size)
+}
+
+/// `10 seconds` as microseconds.
+pub fn interval_micros(text: &str) -> Result<i64> {
+    let interval = parse_interval_month_day_nano(text).map_err(|_| {
+        Error::query(
+            SqlState::INVALID_DATETIME_FORMAT,
+            format!("invalid input syntax for type interval: \"{text}\""),
+        )
+    })?;
+    micros_of(interval)
+}
+
+fn micros_of(interval: IntervalMonthDayNano) -> Result<i64> {
+    if interval.months != 0 {
+        return Err(Error::not_supported(
+            "windows of months or years are not supported: they have no fixed length",
+            "Use days or weeks, or group by date_trunc('month', ts).",
+        ));
+    }
+    let days = i64::from(interval.days).checked_mul(86_400_000_000);
+    days.and_then(|days| days.checked_add(interval.nanoseconds / 1000))
+        .ok_or_else(|| Error::query(SqlState::INVALID_PARAMETER_VALUE, "the size of a window is too large"))
+}
+
+fn not_event_time() -> Error {
+    Error::not_supported(
+        "the time column of a window must be the event time of its table",
+        "Name the column in CREATE TABLE: WATERMARK FOR column AS (column - INTERVAL '5 seconds'), or use TUMBLE(size).",
+    )
+}
+
+/// Windows need event time all the way from the sources.
+fn require_event_time(plan: &LogicalPlan) -> Result<()> {
+    match plan {
+        LogicalPlan::TableScan(scan) => match scan.source.downcast_ref::<StreamTable>() {
+            Some(table) if table.event_time.is_none() => Err(Error::Query(
+                ErrorReport::new(
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    format!("table \"{}\" has no event time, which a window needs", table.name),
+                )
+                .with_hint(
+                    "Declare it in CREATE TABLE: WATERMARK FOR column AS (column - INTERVAL '5 seconds'); \
+                     or WITH (event_time = 'processing') for the wall clock.",
+                ),
+            )),
+            _ => Ok(()),
+        },
+        LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => Err(Error::not_supported(
+            "a window over VALUES is not supported: the rows have no event time",
+            "Put the rows into a file and declare a table over it with a WATERMARK.",
+        )),
+        LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_) => Err(Error::not_supported(
+            "a window over an aggregate without a window is not supported: its results have no event time",
+            "Group by TUMBLE(..) in the inner query too.",
+        )),
+        other => other.inputs().into_iter().try_for_each(require_event_time),
+    }
+}
+
+/// Windows that are left after [`rewrite`]: arithmetic where the time column is named, else refused.
+pub fn lower_leftover(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let lowered = plan.transform_up_with_subqueries(|node| {
+        let names = datafusion::logical_expr::expr_rewriter::NamePreserver::new(&node);
+        node.map_expressions(|expr| {
+            let name = names.save(&expr);
+            Ok(expr
+                .transform_up(window_arithmetic)?
+                .update_data(|expr| name.restore(expr)))
+        })
+    });
+    Ok(lowered.map_err(from_datafusion)?.data)
+}
+
+fn window_arithmetic(expr: Expr) -> Result<Transformed<Expr>, DataFusionError> {
+    let Expr::ScalarFunction(call) = &expr else {
+        return Ok(Transformed::no(expr));
+    };
+    if call.name() != TUMBLE {
+        return Ok(Transformed::no(expr));
+    }
+    let (time, size) = arguments(call).map_err(external)?;
+    let Some(time) = time else {
+        return Err(external(Error::not_supported(
+            "TUMBLE(size) is only supported in GROUP BY",
+            "Name the time column to compute the window of a row: TUMBLE(column, size).",
+        )));
+    };
+    let timestamp = DataType::Timestamp(TimeUnit::Microsecond, None);
+    let width = |micros: i64| {
+        let nanoseconds = micros.saturating_mul(1000);
+        Expr::Literal(ScalarValue::new_interval_mdn(0, 0, nanoseconds), None)
+    };
+    let epoch = Expr::Literal(ScalarValue::TimestampMicrosecond(Some(0), None), None);
+    let start = cast(
+        date_bin(width(size), cast(time.clone(), timestamp.clone()), epoch),
+        timestamp,
+    );
+    let end = binary_expr(start.clone(), Operator::Plus, width(size));
+    Ok(Transformed::yes(named_struct(vec![lit(START), start, lit(END), end])))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn intervals_are_read_in_micros() {
+        assert_eq!(interval_micros("10 seconds").unwrap(), 10_000_000);
+        assert_eq!(interval_micros("1 day").unwrap(), 86_400_000_000);
+        assert_eq!(interval_micros("250 ms").unwrap(), 250_000);
+        assert!(interval_micros("1 month").is_err());
+        assert!(interval_micros("soon").is_err());
+    }
+}
