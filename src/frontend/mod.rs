@@ -1,3 +1,34 @@
 //! All that clients see: SQL statements, the Postgres protocol, REST.
 //!
 //! `session` runs statements and knows no protocol; `pgwire` and `rest` are siblings that both call it.
+//!
+//!     text --sql::parse--> Statement --Session::run--> statements::execute --> Response (a tag, rows as they come, COPY)
+//!
+//! In reading order: [`sql`], [`session`] (with [`settings`], [`transaction`], [`notice`], [`parameter`]), [`statements`]
+//! (with [`body`], [`pipeline_options`], [`relations`], [`system_views`]), [`response`]. [`context`] is what all sessions
+//! share; [`compiler`] is what the coordinator calls to compile a stored pipeline.
+
+pub mod body;
+pub mod compiler;
+pub mod context;
+pub mod error;
+pub mod inline_tables;
+pub mod interval;
+pub mod notice;
+pub mod parameter;
+pub mod pgwire;
+pub mod pgwire_sessions;
+pub mod pipeline_options;
+pub mod relations;
+pub mod response;
+pub mod rest;
+pub mod session;
+pub mod settings;
+pub mod sql;
+pub mod statements;
+pub mod system_views;
+pub mod tls;
+pub mod transaction;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,5 @@
+//! Statements against a whole server.
+
+mod definition;
+mod pipelines;
+mod sessions;
