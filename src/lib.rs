@@ -13,12 +13,21 @@
 
 pub mod catalog;
 pub mod clock;
+pub mod config;
 pub mod engine;
 pub mod error;
 pub mod frontend;
 pub mod ids;
+pub mod logging;
+pub mod metrics;
 pub mod options;
 pub mod planner;
+pub mod server;
+pub mod shell;
 pub mod spawn;
 pub mod state;
+#[cfg(test)]
+pub mod testing;
+#[cfg(test)]
+mod tidy;
 pub mod types;
