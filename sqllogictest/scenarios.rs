@@ -1,0 +1,322 @@
+//! What `.slt` cannot say: processes that die, streams that never end, clients that are programs.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tokio_postgres::SimpleQueryMessage;
+
+use crate::server_process::{ServerProcess, describe};
+use crate::{Summary, kill_loop};
+
+type Outcome = Pin<Box<dyn Future<Output = Result<(), String>>>>;
+
+/// Name, the program it needs besides the server, the test.
+const SCENARIOS: &[(&str, Option<&str>, fn() -> Outcome)] = &[
+    ("scenario/cancel_ends_a_running_stream", None, || {
+        Box::pin(cancel_ends_a_running_stream())
+    }),
+    ("scenario/endless_stream_arrives_over_extended", None, || {
+        Box::pin(endless_stream_arrives_over_extended())
+    }),
+    ("scenario/second_server_on_the_same_data_is_refused", None, || {
+        Box::pin(second_server_is_refused())
+    }),
+    ("scenario/port_in_use_is_a_clear_error", None, || {
+        Box::pin(port_in_use_is_a_clear_error())
+    }),
+    ("scenario/terminate_takes_a_last_checkpoint", None, || {
+        Box::pin(terminate_takes_a_last_checkpoint())
+    }),
+    ("scenario/damaged_checkpoint_falls_back", None, || {
+        Box::pin(damaged_checkpoint_falls_back())
+    }),
+    ("scenario/big_select_does_not_buffer", None, || {
+        Box::pin(big_select_does_not_buffer())
+    }),
+    ("scenario/psql_meta_commands", Some("psql"), || {
+        Box::pin(psql_meta_commands())
+    }),
+    ("scenario/kill_loop", None, || Box::pin(kill_loop::run())),
+];
+
+pub fn names() -> Vec<String> {
+    SCENARIOS.iter().map(|(name, _, _)| (*name).to_owned()).collect()
+}
+
+pub async fn run(wanted: &dyn Fn(&str) -> bool, summary: &mut Summary) {
+    for (name, needs, test) in SCENARIOS.iter().filter(|(name, _, _)| wanted(name)) {
+        if let Some(program) = needs
+            && Command::new(program).arg("--version").output().is_err()
+        {
+            summary.missing(name, program);
+            continue;
+        }
+        let started = Instant::now();
+        let outcome = test().await;
+        summary.record(name, outcome, started.elapsed().as_secs_f64());
+    }
+}
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    server: ServerProcess,
+}
+
+fn fixture() -> Result<Fixture, String> {
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let server = ServerProcess::start(&folder.path().join("data"), &[])?;
+    Ok(Fixture { folder, server })
+}
+
+async fn execute(server: &ServerProcess, statements: &[&str]) -> Result<(), String> {
+    let client = server.connect().await?;
+    for statement in statements {
+        client
+            .simple_query(statement)
+            .await
+            .map_err(|error| format!("{}\nin {statement}", describe(&error)))?;
+    }
+    Ok(())
+}
+
+async fn single_value(server: &ServerProcess, sql: &str) -> Result<String, String> {
+    let client = server.connect().await?;
+    for message in client
+        .simple_query(sql)
+        .await
+        .map_err(|error| format!("{}\nin {sql}", describe(&error)))?
+    {
+        if let SimpleQueryMessage::Row(row) = message {
+            return Ok(row.get(0).unwrap_or("NULL").to_owned());
+        }
+    }
+    Err(format!("no row from {sql}"))
+}
+
+const TICKING: &str = "CREATE TABLE ticks (counter BIGINT) WITH (connector = 'impulse', event_rate = 50)";
+
+async fn cancel_ends_a_running_stream() -> Result<(), String> {
+    let fixture = fixture()?;
+    execute(&fixture.server, &[TICKING]).await?;
+    let client = fixture.server.connect().await?;
+    let token = client.cancel_token();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let _ = token.cancel_query(tokio_postgres::NoTls).await;
+    });
+    let ended = tokio::time::timeout(
+        Duration::from_secs(10),
+        client.simple_query("SELECT counter FROM ticks"),
+    )
+    .await;
+    match ended.map_err(|_| "the stream went on after the cancel".to_owned())? {
+        Ok(_) => Err("the stream ended without an error".into()),
+        Err(error) if error.code().is_some_and(|code| code.code() == "57014") => Ok(()),
+        Err(error) => Err(describe(&error)),
+    }?;
+    // The session goes on.
+    client
+        .simple_query("SELECT 1")
+        .await
+        .map(|_| ())
+        .map_err(|error| describe(&error))
+}
+
+async fn endless_stream_arrives_over_extended() -> Result<(), String> {
+    use futures::TryStreamExt;
+    let fixture = fixture()?;
+    execute(&fixture.server, &[TICKING]).await?;
+    let client = fixture.server.connect().await?;
+    let parameters: [&str; 0] = [];
+    let rows = client
+        .query_raw("SELECT counter FROM ticks", parameters)
+        .await
+        .map_err(|error| describe(&error))?;
+    tokio::pin!(rows);
+    for expected in 0..20_i64 {
+        let next = tokio::time::timeout(Duration::from_secs(10), rows.try_next()).await;
+        let row = next
+            .map_err(|_| format!("row {expected} did not arrive"))?
+            .map_err(|error| describe(&error))?;
+        let counter: i64 = row.ok_or("the stream ended")?.get(0);
+        if counter != expected {
+            return Err(format!("row {counter} arrived in place of {expected}"));
+        }
+    }
+    Ok(())
+}
+
+async fn second_server_is_refused() -> Result<(), String> {
+    let fixture = fixture()?;
+    match ServerProcess::start(&fixture.folder.path().join("data"), &[]) {
+        Ok(_) => Err("a second server started on the same data".into()),
+        Err(text) if text.contains("another server is using the data directory") => Ok(()),
+        Err(text) => Err(format!("unclear error: {text}")),
+    }
+}
+
+async fn port_in_use_is_a_clear_error() -> Result<(), String> {
+    let fixture = fixture()?;
+    let listen = format!("127.0.0.1:{}", fixture.server.sql_port);
+    match ServerProcess::start(&fixture.folder.path().join("other"), &["--sql-listen", &listen]) {
+        Ok(_) => Err("two servers listen on one port".into()),
+        Err(text) if text.contains(&listen) && text.contains("in use") => Ok(()),
+        Err(text) => Err(format!("unclear error: {text}")),
+    }
+}
+
+async fn terminate_takes_a_last_checkpoint() -> Result<(), String> {
+    let mut fixture = fixture()?;
+    let counted = [
+        TICKING,
+        "CREATE PIPELINE counted WITH (checkpoint_interval = '1 hour', wait = 'running') AS SELECT count(*) AS n FROM ticks",
+    ];
+    execute(&fixture.server, &counted).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before: i64 = single_value(&fixture.server, "SELECT n FROM counted")
+        .await?
+        .parse()
+        .map_err(|_| "not a number")?;
+    if before == 0 {
+        return Err("nothing was counted in three seconds".into());
+    }
+    let code = fixture.server.terminate()?;
+    if code != Some(0) {
+        return Err(format!("exit code {code:?}\n{}", fixture.server.log().join("\n")));
+    }
+    let server = ServerProcess::start(&fixture.folder.path().join("data"), &[])?;
+    execute(&server, &["WAIT FOR PIPELINE counted RUNNING"]).await?;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let after: i64 = single_value(&server, "SELECT n FROM counted")
+        .await?
+        .parse()
+        .map_err(|_| "not a number")?;
+    if after < before {
+        Err(format!("counted {before}, then {after} after the restart"))
+    } else {
+        Ok(())
+    }
+}
+
+async fn damaged_checkpoint_falls_back() -> Result<(), String> {
+    let mut fixture = fixture()?;
+    let counted = [
+        TICKING,
+        "CREATE PIPELINE counted WITH (checkpoint_interval = '200 milliseconds', wait = 'running') AS SELECT count(*) AS n FROM ticks",
+    ];
+    execute(&fixture.server, &counted).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    fixture.server.kill();
+    let newest = newest_file(&fixture.folder.path().join("data")).ok_or("no checkpoint was written")?;
+    let mut bytes = std::fs::read(&newest).map_err(|error| error.to_string())?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    std::fs::write(&newest, bytes).map_err(|error| error.to_string())?;
+    let server = ServerProcess::start(&fixture.folder.path().join("data"), &[])?;
+    execute(&server, &["WAIT FOR PIPELINE counted RUNNING"]).await?;
+    let name = newest.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if server
+        .log()
+        .iter()
+        .any(|line| line.contains("WARN") && line.contains(&name))
+    {
+        Ok(())
+    } else {
+        Err(format!("no warning names {name}:\n{}", server.log().join("\n")))
+    }
+}
+
+/// The newest file of the newest checkpoint below `folder`.
+fn newest_file(folder: &std::path::Path) -> Option<std::path::PathBuf> {
+    let mut newest: Option<(std::time::SystemTime, std::path::PathBuf)> = None;
+    let mut folders = vec![folder.join("checkpoints")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).ok()?.flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified())
+                && newest.as_ref().is_none_or(|(time, _)| modified > *time)
+            {
+                newest = Some((modified, path));
+            }
+        }
+    }
+    newest.map(|(_, path)| path)
+}
+
+async fn big_select_does_not_buffer() -> Result<(), String> {
+    use futures::TryStreamExt;
+    const ROWS: u64 = 3_000_000;
+    let fixture = fixture()?;
+    let client = fixture.server.connect().await?;
+    let before = fixture.server.resident_bytes();
+    let parameters: [&str; 0] = [];
+    let sql = format!("SELECT value, repeat('x', 100) AS text FROM generate_series(1, {ROWS}) AS t(value)");
+    let rows = client
+        .query_raw(&sql, parameters)
+        .await
+        .map_err(|error| describe(&error))?;
+    tokio::pin!(rows);
+    let mut count = 0;
+    let mut most = 0;
+    while rows.try_next().await.map_err(|error| describe(&error))?.is_some() {
+        count += 1;
+        if count % 200_000 == 0 {
+            most = most.max(fixture.server.resident_bytes());
+        }
+    }
+    if count != ROWS {
+        return Err(format!("{count} rows of {ROWS}"));
+    }
+    // The rows are over 300 MB; what the server may keep is a fraction of that.
+    let grown = most.saturating_sub(before);
+    if grown > 150 << 20 {
+        Err(format!("the server grew by {} MiB", grown >> 20))
+    } else {
+        Ok(())
+    }
+}
+
+async fn psql_meta_commands() -> Result<(), String> {
+    let fixture = fixture()?;
+    let objects = [
+        "CREATE TABLE ticks (counter BIGINT NOT NULL PRIMARY KEY, note TEXT) WITH (connector = 'impulse', event_rate = 50)",
+        "CREATE VIEW doubled AS SELECT counter * 2 AS twice FROM ticks",
+        "CREATE PIPELINE counted AS SELECT count(*) AS n FROM ticks",
+    ];
+    execute(&fixture.server, &[TICKING, objects[1], objects[2]]).await?;
+    let url = format!("postgresql://laminar@127.0.0.1:{}/laminar", fixture.server.sql_port);
+    let expectations = [
+        ("\\d", vec!["ticks", "doubled", "counted"]),
+        ("\\d ticks", vec!["counter", "bigint"]),
+        ("\\d doubled", vec!["twice", "bigint"]),
+        ("\\d counted", vec!["n", "bigint"]),
+        ("\\d+ ticks", vec!["counter"]),
+        ("\\dt", vec!["ticks"]),
+        ("\\dv", vec!["doubled"]),
+        ("\\dm", vec!["counted"]),
+        ("\\l", vec!["laminar", "UTF8"]),
+        ("\\dn", vec!["public"]),
+        ("\\du", vec!["laminar"]),
+        ("\\df", vec![]),
+        ("\\conninfo", vec!["laminar"]),
+    ];
+    for (command, words) in expectations {
+        let output = Command::new("psql")
+            .args(["-X", "-v", "ON_ERROR_STOP=1", "-c", command, &url])
+            .output()
+            .map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !output.status.success() || errors.contains("ERROR") {
+            return Err(format!("{command}: {errors}"));
+        }
+        if let Some(missing) = words.iter().find(|word| !text.contains(**word)) {
+            return Err(format!("{command} does not show {missing}:\n{text}"));
+        }
+    }
+    Ok(())
+}
