@@ -24,6 +24,7 @@ pub(crate) async fn run_all(mut fresh: impl AsyncFnMut() -> Arc<dyn CatalogStore
     concurrent_catalogs_do_not_lose_changes(fresh().await).await;
     secrets_are_sealed_in_the_store(fresh().await).await;
     generations_and_epochs_fence(fresh().await).await;
+    decisions_are_those_of_the_commit_protocol(fresh().await).await;
     one_of_many_zombies_decides(fresh().await).await;
     checkpoints_are_listed_kept_and_deleted(fresh().await).await;
     jobs_are_closed_updated_and_forgotten(fresh().await).await;
@@ -384,6 +385,43 @@ async fn one_of_many_zombies_decides(store: Arc<dyn CatalogStore>) {
     stored.reverse();
     assert_eq!(stored, decided);
     assert_eq!(stored.last().unwrap().0, 19);
+}
+
+/// The conditional update of a store is the pure function whose protocol was checked exhaustively.
+async fn decisions_are_those_of_the_commit_protocol(store: Arc<dyn CatalogStore>) {
+    use crate::state::commit::{PipelineRow, Verdict, verdict};
+    store.migrate().await.unwrap();
+    let mut pipeline = P;
+    for (generation, newest) in [
+        (1, None),
+        (2, None),
+        (2, Some((2, 1))),
+        (2, Some((2, 2))),
+        (1, Some((2, 1))),
+    ] {
+        for (mine, epoch) in (0..4).flat_map(|mine| (1..4).map(move |epoch| (mine, epoch))) {
+            pipeline = Oid(pipeline.0 + 1);
+            for begun in 1..=generation {
+                let name = format!("{pipeline}_{begun}");
+                store.begin_generation(pipeline, job(&name, pipeline)).await.unwrap();
+                if let Some((decided, by)) = newest
+                    && by == begun
+                {
+                    store.decide_epoch(checkpoint(pipeline, decided, by)).await.unwrap();
+                }
+            }
+            let row = PipelineRow {
+                generation: Generation(generation),
+                newest: newest.map(|(epoch, by)| (Epoch(epoch), Generation(by))),
+            };
+            let expected = match verdict(row, Generation(mine), Epoch(epoch)) {
+                Verdict::Decide | Verdict::AlreadyDecided => Decision::Committed,
+                Verdict::Fenced => Decision::Fenced,
+            };
+            let decision = store.decide_epoch(checkpoint(pipeline, epoch, mine)).await.unwrap();
+            assert_eq!(decision, expected, "{row:?}, run {mine}, epoch {epoch}");
+        }
+    }
 }
 
 async fn checkpoints_are_listed_kept_and_deleted(store: Arc<dyn CatalogStore>) {

@@ -107,11 +107,15 @@ pub struct RestorePlan {
     pub first: Epoch,
     /// Epochs after `restore` whose sinks have published: their output will be published again.
     pub repeated: Vec<Epoch>,
+    /// Mark everything up to this as committed before any source starts: epochs after `restore` that were not published
+    /// are given up. Left as they are, a later run would replay them beside what this one produces in their place.
+    pub settle: Option<Epoch>,
 }
 
 /// Plans a run from the records, in any order, that were read after the generation was taken. `usable` says whether an epoch's manifest and blobs are whole.
 ///
-/// Undone epochs after the restored one are not replayed: what they prepared was never published and is produced again.
+/// Undone epochs after the restored one are not replayed but settled: what they prepared was never published and is produced
+/// again.
 pub fn plan_restore(records: &[DecidedEpoch], usable: impl Fn(Epoch) -> bool) -> RestorePlan {
     let mut records = records.to_vec();
     records.sort_by_key(|record| record.epoch);
@@ -135,6 +139,12 @@ pub fn plan_restore(records: &[DecidedEpoch], usable: impl Fn(Epoch) -> bool) ->
             .filter(|record| !upto(record) && record.committed)
             .map(|record| record.epoch)
             .collect(),
+        settle: records
+            .iter()
+            .rev()
+            .filter(|record| !upto(record))
+            .find(|record| !record.committed)
+            .map(|record| record.epoch),
     }
 }
 

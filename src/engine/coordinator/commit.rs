@@ -1,6 +1,6 @@
 //! From a passed barrier to a committed epoch: write, decide, let the sinks commit, say that they have.
 //!
-//! The steps and what a failure of each means:
+//! The order of the steps is that of [`crate::state::commit`]; here are their effects, and what a failure of each means:
 //! 1. write files: the epoch is aborted, nothing happened; the next one has to hold all state again, and the output that
 //!    sinks had prepared;
 //! 2. decide (the commit point): an unknown answer is asked again until it is known; `Fenced`: a newer run exists;
@@ -25,6 +25,7 @@ use crate::engine::graph::{JobGraph, OperatorSpec};
 use crate::engine::message::BarrierKind;
 use crate::error::{ErrorReport, Report};
 use crate::ids::{Epoch, JobId, Oid, OperatorId, PublicIdKind, new_public_id};
+use crate::state::commit::{Action, Stage, next_action};
 use crate::state::manifest::Manifest;
 use crate::state::snapshot::SubtaskSnapshot;
 use crate::state::storage::CheckpointStorage;
@@ -108,28 +109,59 @@ impl CommitTask {
         self.identity.epoch
     }
 
-    /// Takes all steps; gives the committers back.
+    /// Takes all steps, as [`next_action`] orders them; gives the committers back.
     pub async fn run(mut self) -> (CommitOutcome, Committers) {
-        let started_at = self.passed.started_at_micros;
+        let outcome = self.advance().await;
+        (outcome, self.committers)
+    }
+
+    async fn advance(&mut self) -> CommitOutcome {
         let parts = std::mem::take(&mut self.passed.parts);
         let snapshots = persistence::snapshots(parts, &self.carried);
-        let (manifest, manifest_path) = match self.write(&snapshots).await {
-            Ok(written) => written,
-            Err(error) => {
-                let aborted = CommitOutcome::Aborted {
-                    report: error.report(),
-                    carried: persistence::output_to_carry(&snapshots),
-                };
-                return (aborted, self.committers);
-            }
-        };
-        let record = self.record(&manifest, manifest_path, started_at);
-        if self.decide(&record).await == Decision::Fenced {
-            return (CommitOutcome::Fenced, self.committers);
+        let epoch = self.epoch();
+        let mut in_flight = vec![(epoch, Stage::Collected)];
+        let mut written: Option<(Arc<Manifest>, String)> = None;
+        while let Some((_, action)) = next_action(&in_flight) {
+            let stage = match (action, &written) {
+                (Action::Write, _) => match self.write(&snapshots).await {
+                    Ok((manifest, path)) => {
+                        written = Some((Arc::new(manifest), path));
+                        Stage::Written
+                    }
+                    Err(error) => {
+                        return CommitOutcome::Aborted {
+                            report: error.report(),
+                            carried: persistence::output_to_carry(&snapshots),
+                        };
+                    }
+                },
+                (Action::Decide, Some((manifest, path))) => {
+                    let record = self.record(manifest, path.clone(), self.passed.started_at_micros);
+                    match self.decide(&record).await {
+                        Decision::Committed => Stage::Decided,
+                        Decision::Fenced => return CommitOutcome::Fenced,
+                    }
+                }
+                (Action::CommitSinks, Some((manifest, _))) => {
+                    match commit_sinks(&self.place, &mut self.committers, manifest).await {
+                        Ok(()) => Stage::SinksCommitted,
+                        Err(error) => return CommitOutcome::SinksFailed(error.report()),
+                    }
+                }
+                (Action::MarkCommitted, _) => {
+                    mark_committed(&self.place, epoch).await;
+                    break;
+                }
+                (Action::Decide | Action::CommitSinks, None) => break,
+            };
+            in_flight = vec![(epoch, stage)];
         }
-        match commit_sinks(&self.place, &mut self.committers, &manifest).await {
-            Ok(()) => (CommitOutcome::Committed(Arc::new(manifest)), self.committers),
-            Err(error) => (CommitOutcome::SinksFailed(error.report()), self.committers),
+        match written {
+            Some((manifest, _)) => CommitOutcome::Committed(manifest),
+            None => CommitOutcome::Aborted {
+                report: Error::Internal(format!("checkpoint {epoch} was not written")).report(),
+                carried: persistence::output_to_carry(&snapshots),
+            },
         }
     }
 
@@ -195,7 +227,7 @@ impl CommitTask {
     }
 }
 
-/// Lets the sinks commit a decided epoch and notes that they have.
+/// Lets the sinks commit a decided epoch. Idempotent.
 pub async fn commit_sinks(
     place: &CheckpointPlace,
     committers: &mut Committers,
@@ -204,7 +236,7 @@ pub async fn commit_sinks(
     let mut attempt = 1;
     loop {
         match committers.commit(manifest).await {
-            Ok(()) => break,
+            Ok(()) => return Ok(()),
             Err(error) if attempt < SINK_COMMIT_ATTEMPTS && error.retry() == crate::error::Retry::Backoff => {
                 info!(pipeline = %place.pipeline, epoch = %manifest.epoch(), %error, "sink could not commit, trying again");
                 tokio::time::sleep(restart::delay(attempt, rand::random())).await;
@@ -213,9 +245,12 @@ pub async fn commit_sinks(
             Err(error) => return Err(error),
         }
     }
-    if let Err(error) = place.store.mark_committed(place.pipeline, manifest.epoch()).await {
-        // The commits are repeated at the next start, to the effect of once.
-        warn!(pipeline = %place.pipeline, epoch = %manifest.epoch(), %error, "could not note that sinks have committed");
+}
+
+/// Notes that the sinks of every epoch up to `epoch` have committed. May be lost: the commits are then repeated at the next
+/// start, to the effect of once.
+pub async fn mark_committed(place: &CheckpointPlace, epoch: Epoch) {
+    if let Err(error) = place.store.mark_committed(place.pipeline, epoch).await {
+        warn!(pipeline = %place.pipeline, %epoch, %error, "could not note that sinks have committed");
     }
-    Ok(())
 }

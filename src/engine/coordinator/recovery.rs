@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::catalog::jobs::{CheckpointRecord, JobRecord};
 use crate::catalog::objects::{Object, Pipeline};
 use crate::engine::coordinator::Shared;
-use crate::engine::coordinator::commit::{CheckpointPlace, Committers, commit_sinks};
+use crate::engine::coordinator::commit::{CheckpointPlace, Committers, commit_sinks, mark_committed};
 use crate::engine::coordinator::persistence::{self, OpenCheckpoint, open_checkpoint};
 use crate::engine::coordinator::settings::PipelineSettings;
 use crate::engine::error::Error;
@@ -19,6 +19,7 @@ use crate::engine::graph::JobGraph;
 use crate::engine::job_context::{NothingSaved, RestorePoint};
 use crate::error::Report;
 use crate::ids::{Epoch, Generation, JobId, Oid};
+use crate::state::commit::{DecidedEpoch, RestorePlan, plan_restore};
 use crate::state::key_group::KeyGroups;
 use crate::state::manifest::Manifest;
 
@@ -83,10 +84,16 @@ pub async fn find_start(
     let graph = compile(shared, &pipeline, settings.parallelism).await?;
     let key_groups = key_groups_of(&pipeline)?;
     let mut committers = Committers::open(&graph).await?;
-    finish_commits(&place, &mut committers, &records).await?;
     let chosen = choose(shared, &pipeline, &records, from).await?;
     let newest = records.first().map(|record| record.epoch);
     let restored_epoch = chosen.as_ref().map(|(record, _)| record.epoch);
+    let decided: Vec<DecidedEpoch> = records.iter().map(decided_epoch).collect();
+    // What is newer than the chosen one was found damaged, or is not wanted.
+    let plan = plan_restore(&decided, |epoch| Some(epoch) == restored_epoch);
+    if from == StartFrom::Newest && !plan.repeated.is_empty() {
+        warn!(pipeline = %place.pipeline, epochs = ?plan.repeated, "output of damaged checkpoints is published again");
+    }
+    finish_commits(&place, &mut committers, &records, &plan).await?;
     let nothing_left = chosen
         .as_ref()
         .is_some_and(|(record, _)| record.final_ && Some(record.epoch) == newest);
@@ -108,7 +115,7 @@ pub async fn find_start(
         place,
         generation: job.generation,
         restored,
-        next_epoch: newest.unwrap_or_default().next(),
+        next_epoch: plan.first,
         committers,
         save_first: newest.is_some() && restored_epoch != newest && from != StartFrom::Newest,
         nothing_left,
@@ -149,24 +156,44 @@ pub fn catalog_error(error: crate::catalog::error::Error) -> Error {
     Error::Reported(error.report())
 }
 
-/// Commits what sinks had prepared for epochs that were decided, oldest first.
+fn decided_epoch(record: &CheckpointRecord) -> DecidedEpoch {
+    DecidedEpoch {
+        epoch: record.epoch,
+        committed: record.committed,
+    }
+}
+
+/// Commits what sinks had prepared for epochs that were decided, and settles those that are given up.
 async fn finish_commits(
     place: &CheckpointPlace,
     committers: &mut Committers,
     records: &[CheckpointRecord],
+    plan: &RestorePlan,
 ) -> Result<(), Error> {
-    for record in records.iter().rev().filter(|record| !record.committed) {
+    for epoch in &plan.replay {
+        let Some(record) = records.iter().find(|record| record.epoch == *epoch) else {
+            continue;
+        };
         let manifest = match persistence::load(&place.storage, &record.manifest_path).await {
             Ok(manifest) => manifest,
             Err(error) if is_damage(&error) => {
-                warn!(pipeline = %place.pipeline, epoch = %record.epoch, path = record.manifest_path, %error,
-                    "the output of a damaged checkpoint cannot be committed");
+                // Older than the restored one, which was begun after the sinks had committed this: only the note is missing.
+                warn!(pipeline = %place.pipeline, %epoch, path = record.manifest_path, %error,
+                    "a damaged checkpoint cannot be committed again");
                 continue;
             }
             Err(error) => return Err(error),
         };
-        info!(pipeline = %place.pipeline, epoch = %record.epoch, "finishing the commit of an earlier run");
+        info!(pipeline = %place.pipeline, %epoch, "finishing the commit of an earlier run");
         commit_sinks(place, committers, &manifest).await?;
+        mark_committed(place, *epoch).await;
+    }
+    if let Some(upto) = plan.settle {
+        place
+            .store
+            .mark_committed(place.pipeline, upto)
+            .await
+            .map_err(catalog_error)?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The protocol over all interleavings of a run and the zombie before it, with runs replaced at any step, up to two answers
-//! lost and an epoch abandoned. A run that stops anywhere is a crash; what must hold is checked after every step.
+//! lost, an epoch abandoned, and the newest checkpoint found damaged before its sinks committed. A run that stops anywhere is
+//! a crash; what must hold is checked after every step.
 //! And the same with mistakes built in, to show that the model would notice.
 #![allow(clippy::unwrap_used)]
 
@@ -27,6 +28,7 @@ enum Mistake {
     ReplaysUnderAnotherName,
     StartsEpochsFromOne,
     ForgetsOutputOfAbandonedEpochs,
+    LeavesDamagedEpochsUnsettled,
 }
 
 /// A record of the metadata store; its manifest holds the state after input `upto` and prepared output of input `from..upto`.
@@ -37,6 +39,8 @@ struct Record {
     from: u8,
     upto: u8,
     committed: bool,
+    /// Was found damaged, and given up.
+    damaged: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,6 +92,7 @@ struct World {
     runs: Vec<Run>,
     lost_answers: u8,
     abandoned: u8,
+    damages: u8,
 }
 
 impl World {
@@ -100,6 +105,7 @@ impl World {
             runs: Vec::new(),
             lost_answers: 0,
             abandoned: 0,
+            damages: 0,
         }
     }
 
@@ -131,6 +137,15 @@ impl World {
                 world.abandon(run, mistake);
                 next.push(world);
             }
+            if self.runs[run].phase == Phase::Fenced && self.newest_can_be_damaged() {
+                let mut world = self.clone();
+                world.damages += 1;
+                if let Some(record) = world.records.last_mut() {
+                    record.damaged = true;
+                }
+                world.step(run, mistake, false);
+                next.push(world);
+            }
             if self.lost_answers < LOST_ANSWERS_MAX {
                 let mut world = self.clone();
                 world.lost_answers += 1;
@@ -139,6 +154,21 @@ impl World {
             }
         }
         next
+    }
+
+    /// Only what was not published: the rest is not promised to survive damage. Nor is it while an older run may still
+    /// publish what it has decided.
+    fn newest_can_be_damaged(&self) -> bool {
+        let Some(newest) = self.records.last() else {
+            return false;
+        };
+        let token = (newest.epoch, newest.generation);
+        let is_in_flight = self.runs.iter().any(|run| {
+            run.generation == newest.generation && run.in_flight.iter().any(|(epoch, _)| *epoch == newest.epoch)
+        });
+        let is_replayed = self.runs.iter().any(|run| run.replay.contains(&newest.epoch));
+        let is_published = self.published.iter().any(|(other, _)| *other == token);
+        self.damages == 0 && !newest.committed && !is_published && !is_in_flight && !is_replayed
     }
 
     /// Equal ends are one state, and objects that nobody decides any more are none of its business.
@@ -205,7 +235,17 @@ impl World {
                 committed: record.committed,
             })
             .collect();
-        let plan = plan_restore(&decided, |_| true);
+        let damaged = |epoch| records.iter().any(|record| record.epoch == epoch && record.damaged);
+        let plan = plan_restore(&decided, |epoch| !damaged(epoch));
+        if mistake != Mistake::LeavesDamagedEpochsUnsettled {
+            let settle = plan.settle;
+            self.records
+                .iter_mut()
+                .filter(|record| {
+                    settle.is_some_and(|upto| record.epoch <= upto) && !plan.replay.contains(&record.epoch)
+                })
+                .for_each(|record| record.committed = true);
+        }
         let state = &mut self.runs[run];
         state.position = records
             .iter()
@@ -327,6 +367,7 @@ impl World {
                     from: output.start,
                     upto: output.end,
                     committed: false,
+                    damaged: false,
                 });
                 true
             }
@@ -339,7 +380,7 @@ impl World {
             return Some("decided epochs do not grow".into());
         }
         let mut upto = 0;
-        for record in &self.records {
+        for record in self.records.iter().filter(|record| !record.damaged) {
             if record.from != upto {
                 return Some(format!("epoch {} continues from elsewhere", record.epoch));
             }
@@ -436,6 +477,7 @@ fn every_mistake_is_noticed() {
         Mistake::ReplaysUnderAnotherName,
         Mistake::StartsEpochsFromOne,
         Mistake::ForgetsOutputOfAbandonedEpochs,
+        Mistake::LeavesDamagedEpochsUnsettled,
     ] {
         let explored = explore(mistake);
         assert!(
@@ -477,12 +519,14 @@ fn damage_falls_back_and_says_what_is_repeated() {
     let records = [record(9, false), record(4, true), record(7, true), record(5, false)];
     let plan = plan_restore(&records, |_| true);
     assert_eq!((plan.restore, plan.first), (Some(Epoch(9)), Epoch(10)));
+    assert_eq!(plan.settle, None);
     assert_eq!(plan.replay, [Epoch(5), Epoch(9)]);
     assert_eq!(plan.repeated, []);
     let plan = plan_restore(&records, |epoch| epoch < Epoch(6));
     assert_eq!((plan.restore, plan.first), (Some(Epoch(5)), Epoch(10)));
     assert_eq!(plan.replay, [Epoch(5)]);
     assert_eq!(plan.repeated, [Epoch(7)]);
+    assert_eq!(plan.settle, Some(Epoch(9)));
     let plan = plan_restore(&records, |_| false);
     assert_eq!((plan.restore, plan.first), (None, Epoch(10)));
     assert_eq!(plan.replay, []);
