@@ -283,7 +283,7 @@ fn structs_json_and_generated_columns() {
     assert_eq!(columns(&plan), ["name", "id", "cents"]);
     assert!(
         plan.physical
-            .contains("source public.bids columns=[item, payload, cents]"),
+            .contains("source public.bids columns=[item{name}, payload, cents]"),
         "{}",
         plan.physical
     );

@@ -3,6 +3,7 @@
 //! The output columns of an operator are those of the logical node in the same order; what expressions need is computed
 //! by a Project before the operator that needs it. (A node without columns may carry some: rows of nothing cannot travel.)
 
+mod access;
 mod aggregate;
 mod output;
 mod source;

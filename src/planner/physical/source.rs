@@ -1,11 +1,10 @@
 //! Scans: one source a table and pipeline, delivering what all scans of it need.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema};
+use datafusion::common::DFSchema;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
@@ -15,27 +14,32 @@ use crate::planner::bind::positions::SourceText;
 use crate::planner::bind::tables::{EventTime, StreamTable, TimeOf};
 use crate::planner::error::{Error, Result};
 use crate::planner::graph::NewNode;
+use crate::planner::physical::access::{self, Access, Accesses};
 use crate::planner::physical::{Lowering, Stream, physical_expression};
 
-/// Which columns of which tables a pipeline reads.
+/// What a pipeline reads of the columns of which tables.
 #[derive(Default)]
 pub struct ScannedTables {
-    columns: BTreeMap<String, BTreeSet<usize>>,
+    columns: BTreeMap<String, Accesses>,
 }
 
 impl ScannedTables {
     /// Adds what `plan` reads.
     pub fn add(&mut self, plan: &LogicalPlan) -> Result<()> {
-        plan.apply(|node| {
-            if let LogicalPlan::TableScan(scan) = node
-                && let Some(table) = scan.source.downcast_ref::<StreamTable>()
-            {
-                self.columns.entry(identity(table)).or_default().extend(scanned(scan));
+        let columns = &mut self.columns;
+        access::of_plan(plan, &mut |scan, accesses| {
+            if let Some(table) = scan.source.downcast_ref::<StreamTable>() {
+                let known = columns.entry(identity(table)).or_default();
+                for (column, access) in accesses {
+                    access::add(known, column, access);
+                }
+                // Columns that nobody looks at are still on their way.
+                for column in scanned(scan) {
+                    access::add(known, column, Access::presence());
+                }
             }
-            Ok(TreeNodeRecursion::Continue)
         })
-        .map_err(|error| SourceText("").error(error))?;
-        Ok(())
+        .map_err(|error| SourceText("").error(error))
     }
 }
 
@@ -56,15 +60,10 @@ impl Lowering {
         };
         let key = identity(table);
         let wanted = scanned(scan);
-        let mut delivered: Vec<usize> = self
-            .scans
-            .columns
-            .get(&key)
-            .map(|set| set.iter().copied().collect())
-            .unwrap_or_default();
+        let mut delivered = self.scans.columns.get(&key).cloned().unwrap_or_default();
         if delivered.is_empty() {
             // Rows without any column cannot be counted on their way.
-            delivered.push(cheapest(&table.schema));
+            delivered.insert(cheapest(&table.schema), Access::presence());
         }
         let source = match self.sources.get(&key) {
             Some(source) => source.clone(),
@@ -77,26 +76,25 @@ impl Lowering {
         let mut expressions: Vec<Arc<dyn PhysicalExpr>> = Vec::with_capacity(wanted.len());
         for column in &wanted {
             let index = delivered
-                .iter()
+                .keys()
                 .position(|candidate| candidate == column)
                 .ok_or_else(|| Error::Internal(format!("column {column} of table \"{}\" is not read", table.name)))?;
             expressions.push(Arc::new(PhysicalColumn::new(table.schema.field(*column).name(), index)));
         }
         let fields: Vec<Field> = wanted
             .iter()
-            .map(|&column| table.schema.field(column).clone())
+            .map(|&column| access::narrowed(table.schema.field(column), &delivered[&column]))
             .collect();
         let names = fields.iter().map(|field| field.name().clone()).collect();
         Ok(self.project(source, expressions, Arc::new(Schema::new(fields)), names))
     }
 
-    fn source(&mut self, table: &StreamTable, delivered: &[usize]) -> Result<Stream> {
-        let columns: Vec<Expr> = delivered.iter().map(|&column| table.columns[column].clone()).collect();
-        let physical = physical_columns(table, &columns);
+    fn source(&mut self, table: &StreamTable, delivered: &Accesses) -> Result<Stream> {
+        let physical = physical_columns(table, delivered)?;
         let physical_schema: SchemaRef = Arc::new(Schema::new(
             physical
                 .iter()
-                .map(|&index| table.connector_schema.field(index).clone())
+                .map(|(&index, access)| access::narrowed(table.connector_schema.field(index), access))
                 .collect::<Vec<_>>(),
         ));
         let over = DFSchema::try_from(physical_schema.as_ref().clone()).map_err(|error| SourceText("").error(error))?;
@@ -105,9 +103,9 @@ impl Lowering {
             .as_ref()
             .map(|spec| event_time(spec, &over))
             .transpose()?;
-        let projection = columns
-            .iter()
-            .map(|column| physical_expression(column, &over))
+        let projection = delivered
+            .keys()
+            .map(|&column| physical_expression(&table.columns[column], &over))
             .collect::<Result<Vec<_>>>()?;
         let as_delivered = projection.len() == physical_schema.fields().len()
             && projection
@@ -116,7 +114,7 @@ impl Lowering {
                 .all(|(index, expr)| super::column_index(expr) == Some(index));
         let fields: Vec<Field> = delivered
             .iter()
-            .map(|&column| table.schema.field(column).clone())
+            .map(|(&column, access)| access::narrowed(table.schema.field(column), access))
             .collect();
         let planned: SchemaRef = Arc::new(Schema::new(fields));
         let schema = super::typed(&projection, &physical_schema, &planned);
@@ -126,7 +124,10 @@ impl Lowering {
             unique_key: None,
             event_time: event_time.is_some(),
         };
-        let names: Vec<&str> = planned.fields().iter().map(|field| field.name().as_str()).collect();
+        let names: Vec<String> = delivered
+            .iter()
+            .map(|(&column, access)| access::shown(table.schema.field(column), access))
+            .collect();
         let description = format!("{} columns=[{}]{}", table.name, names.join(", "), time_text(table));
         let parallelism = self.builder.parallelism();
         let node = self.builder.add(NewNode {
@@ -172,28 +173,28 @@ fn cheapest(schema: &Schema) -> usize {
     schema.fields().iter().position(narrow).unwrap_or(0)
 }
 
-/// The connector's columns that the expressions and the event time use, in its order.
-fn physical_columns(table: &StreamTable, columns: &[Expr]) -> Vec<usize> {
-    let mut used: BTreeSet<usize> = BTreeSet::new();
-    let mut note = |expr: &Expr| {
-        let indexes = expr
-            .column_refs()
-            .into_iter()
-            .filter_map(|column: &Column| table.connector_schema.index_of(&column.name).ok());
-        used.extend(indexes);
+/// What the delivered columns and the event time need of the connector's columns.
+fn physical_columns(table: &StreamTable, delivered: &Accesses) -> Result<Accesses> {
+    let over = DFSchema::try_from(table.connector_schema.as_ref().clone());
+    let over = over.map_err(|error| SourceText("").error(error))?;
+    let mut used = Accesses::new();
+    let mut note = |expr: &Expr, access: Access| {
+        access::of_expression(expr, access, &over, &mut used).map_err(|error| SourceText("").error(error))
     };
-    columns.iter().for_each(&mut note);
+    for (&column, access) in delivered {
+        note(&table.columns[column], access.clone())?;
+    }
     if let Some(event_time) = &table.event_time {
         for time in [&event_time.time, &event_time.watermark] {
             if let TimeOf::Expression(expr) = time {
-                note(expr);
+                note(expr, Access::Whole)?;
             }
         }
     }
     if used.is_empty() && !table.connector_schema.fields().is_empty() {
-        used.insert(cheapest(&table.connector_schema));
+        used.insert(cheapest(&table.connector_schema), Access::presence());
     }
-    used.into_iter().collect()
+    Ok(used)
 }
 
 fn event_time(spec: &EventTime, over: &DFSchema) -> Result<EventTimeSpec> {
