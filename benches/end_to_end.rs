@@ -1,18 +1,26 @@
 //! CPU per event of whole pipelines, beside the same SQL over the same rows in DataFusion's batch engine.
 //!
-//! Starts the real server, lets one pipeline at a time run to its end into `blackhole` with checkpoints every second, and
+//! Starts the real server for each pipeline, lets it run to its end into `blackhole` with checkpoints every second, and
 //! reads the process's CPU time before and after. See README.md for how to read the output.
 
-use std::error::Error;
-use std::io::{BufRead, BufReader};
+mod common;
+
+use std::fmt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use common::{Outcome, Server, argument, connect, resident_mib, start};
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::PartitionStream;
 use datafusion::prelude::{JsonReadOptions, SessionConfig, SessionContext};
-use tokio_postgres::{Client, NoTls};
+use laminar::engine::connectors::nexmark;
 
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+const SEED: u64 = 42;
 
 struct Query {
     name: &'static str,
@@ -20,6 +28,8 @@ struct Query {
     stream: &'static str,
     /// What the batch engine runs over `events`.
     batch: &'static str,
+    /// The columns that it reads, for the batch engine over the generator.
+    reads: &'static [&'static str],
 }
 
 const QUERIES: &[Query] = &[
@@ -27,11 +37,13 @@ const QUERIES: &[Query] = &[
         name: "select_all",
         stream: "SELECT event_type, person, auction, bid, date_time FROM {source}",
         batch: "SELECT event_type, person, auction, bid, date_time FROM events",
+        reads: &["person", "auction", "bid", "event_type", "date_time"],
     },
     Query {
         name: "filter",
         stream: "SELECT bid.auction, bid.price FROM {source} WHERE bid.auction % 123 = 0",
         batch: "SELECT bid['auction'], bid['price'] FROM events WHERE bid['auction'] % 123 = 0",
+        reads: &["bid.auction", "bid.price", "date_time"],
     },
     Query {
         name: "tumble_count_by_auction",
@@ -39,24 +51,20 @@ const QUERIES: &[Query] = &[
                  WHERE bid IS NOT NULL GROUP BY bid.auction, window",
         batch: "SELECT bid['auction'], date_bin(INTERVAL '10 seconds', CAST(date_time AS TIMESTAMP)), count(*) FROM events \
                 WHERE bid IS NOT NULL GROUP BY 1, 2",
+        reads: &["bid.auction", "date_time"],
     },
     Query {
         name: "updating_count_by_bidder",
         stream: "SELECT bid.bidder AS bidder, count(*) AS bids FROM {source} WHERE bid IS NOT NULL GROUP BY bid.bidder",
         batch: "SELECT bid['bidder'], count(*) FROM events WHERE bid IS NOT NULL GROUP BY 1",
+        reads: &["bid.bidder", "date_time"],
     },
 ];
 
-struct Server {
-    child: Child,
-    port: u16,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The server's CPU time, and how much memory it ever had.
+struct Spent {
+    ns_an_event: f64,
+    peak_mib: u64,
 }
 
 fn main() -> Outcome<()> {
@@ -68,126 +76,47 @@ fn main() -> Outcome<()> {
     runtime.block_on(run(events))
 }
 
-fn argument(name: &str) -> Option<u64> {
-    let arguments: Vec<String> = std::env::args().collect();
-    let at = arguments.iter().position(|argument| argument == name)?;
-    arguments.get(at + 1)?.parse().ok()
-}
-
 async fn run(events: u64) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("events.json");
     let mut writer = std::io::BufWriter::new(std::fs::File::create(&file)?);
-    laminar::engine::connectors::nexmark::write_json(events, 42, &mut writer)?;
+    nexmark::write_json(events, SEED, &mut writer)?;
     drop(writer);
     let bytes = std::fs::metadata(&file)?.len();
     println!("{events} events, {} bytes each as JSON", bytes / events.max(1));
-
-    let server = start(folder.path())?;
-    let client = connect(server.port).await?;
-    create_sources(&client, &file, events).await?;
     println!(
-        "{:<28}{:<11}{:>12}{:>14}{:>12}{:>14}{:>8}",
-        "query", "input", "ns/event", "events/cpu s", "RSS MiB", "batch ns", "ratio"
+        "{:<28}{:<11}{:>12}{:>14}{:>10}{:>14}{:>8}",
+        "query", "input", "ns/event", "events/cpu s", "peak MiB", "batch ns", "ratio"
     );
     for query in QUERIES {
-        let stream = measure_stream(&server, &client, query, "from_file", events).await?;
+        let stream = measure_stream(folder.path(), &file, query, "from_file", events).await?;
         let batch = measure_batch_file(query, &file, events).await?;
-        report(query.name, "file", stream, batch, &server);
+        report(query.name, "file", &stream, batch);
     }
-    let generate = measure_stream(
-        &server,
-        &client,
-        &Query {
-            name: "generate",
-            stream: "SELECT event_type FROM {source} WHERE event_type < 0",
-            batch: "",
-        },
-        "generated",
-        events,
-    )
-    .await?;
-    println!("{:<28}{:<11}{generate:>12.0}", "generate only", "generator");
     for query in QUERIES {
-        let stream = measure_stream(&server, &client, query, "generated", events).await?;
-        let batch = measure_batch_memory(query, &file, events).await?;
-        report(query.name, "generator", stream, batch, &server);
+        let stream = measure_stream(folder.path(), &file, query, "generated", events).await?;
+        let batch = measure_batch_generator(query, events).await?;
+        report(query.name, "generator", &stream, batch);
+        println!("{:<39}{:>12.0}", "  of that generation", generation_ns(query, events)?);
     }
     Ok(())
 }
 
-fn report(name: &str, input: &str, stream_ns: f64, batch_ns: f64, server: &Server) {
+fn report(name: &str, input: &str, stream: &Spent, batch_ns: f64) {
     println!(
-        "{name:<28}{input:<11}{stream_ns:>12.0}{:>14.0}{:>12}{batch_ns:>14.0}{:>8.2}",
-        1e9 / stream_ns,
-        resident_mib(server.child.id()),
-        stream_ns / batch_ns
+        "{name:<28}{input:<11}{:>12.0}{:>14.0}{:>10}{batch_ns:>14.0}{:>8.2}",
+        stream.ns_an_event,
+        1e9 / stream.ns_an_event,
+        stream.peak_mib,
+        stream.ns_an_event / batch_ns
     );
 }
 
-fn start(folder: &Path) -> Outcome<Server> {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_laminar"))
-        .args([
-            "--sql-listen",
-            "127.0.0.1:0",
-            "--http-listen",
-            "127.0.0.1:0",
-            "--shards",
-            "1",
-            "--data-dir",
-        ])
-        .arg(folder.join("data"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut lines = BufReader::new(child.stderr.take().ok_or("stderr is piped")?).lines();
-    let mut port = None;
-    for line in lines.by_ref() {
-        let line = line?;
-        if let Some((_, address)) = line.split_once("listening for SQL on ") {
-            port = address
-                .split_whitespace()
-                .next()
-                .and_then(|a| a.rsplit_once(':'))
-                .and_then(|(_, p)| p.parse().ok());
-        }
-        if let Some((_, time)) = line.split_once("ready in ") {
-            println!("server ready in {time}");
-            break;
-        }
-    }
-    std::thread::spawn(move || lines.for_each(drop));
-    Ok(Server {
-        child,
-        port: port.ok_or("the server did not say where it listens")?,
-    })
-}
-
-async fn connect(port: u16) -> Outcome<Client> {
-    let settings = format!("host=127.0.0.1 port={port} user=laminar dbname=laminar");
-    let (client, connection) = tokio_postgres::connect(&settings, NoTls).await?;
-    tokio::spawn(connection);
-    Ok(client)
-}
-
-async fn create_sources(client: &Client, file: &Path, events: u64) -> Outcome<()> {
+async fn measure_stream(folder: &Path, file: &Path, query: &Query, source: &str, events: u64) -> Outcome<Spent> {
+    let server = start(&folder.join(format!("{}_{source}", query.name)))?;
+    let client = connect(server.port).await?;
     let file = file.display();
-    client
-        .batch_execute(&format!(
-            "CREATE TABLE generated WITH (connector = 'nexmark', events = {events}, seed = 42);
-             CREATE TABLE nothing WITH (connector = 'blackhole');
-             CREATE TABLE from_file WITH (connector = 'single_file', path = '{file}', format = 'json', type = 'source',
-                 event_time_field = 'date_time', watermark_delay = '4 seconds')"
-        ))
-        .await?;
-    Ok(())
-}
-
-/// Nanoseconds of the server's CPU an event.
-async fn measure_stream(server: &Server, client: &Client, query: &Query, source: &str, events: u64) -> Outcome<f64> {
     let select = query.stream.replace("{source}", source);
-    let name = format!("{}_{source}", query.name);
     // Updating results have no place in a plain sink: they are kept by the pipeline instead.
     let body = if query.name.starts_with("updating") {
         select
@@ -196,17 +125,25 @@ async fn measure_stream(server: &Server, client: &Client, query: &Query, source:
     };
     client
         .batch_execute(&format!(
-            "CREATE PIPELINE {name} WITH (start = false, checkpoint_interval = '1 second') AS {body}"
+            "CREATE TABLE generated WITH (connector = 'nexmark', events = {events}, seed = {SEED});
+             CREATE TABLE nothing WITH (connector = 'blackhole');
+             CREATE TABLE from_file WITH (connector = 'single_file', path = '{file}', format = 'json', type = 'source',
+                 event_time_field = 'date_time', watermark_delay = '4 seconds');
+             CREATE PIPELINE measured WITH (start = false, checkpoint_interval = '1 second') AS {body}"
         ))
         .await?;
     let before = cpu_seconds(server.child.id())?;
-    client.batch_execute(&format!("START PIPELINE {name}")).await?;
-    client
-        .batch_execute(&format!("WAIT FOR PIPELINE {name} FINISHED"))
-        .await?;
+    client.batch_execute("START PIPELINE measured").await?;
+    client.batch_execute("WAIT FOR PIPELINE measured FINISHED").await?;
     let spent = cpu_seconds(server.child.id())? - before;
-    client.batch_execute(&format!("DROP PIPELINE {name}")).await?;
-    Ok(spent * 1e9 / events as f64)
+    Ok(Spent {
+        ns_an_event: spent * 1e9 / events as f64,
+        peak_mib: peak(&server),
+    })
+}
+
+fn peak(server: &Server) -> u64 {
+    resident_mib(server.child.id())
 }
 
 fn one_partition() -> SessionContext {
@@ -222,14 +159,73 @@ async fn measure_batch_file(query: &Query, file: &Path, events: u64) -> Outcome<
     time_batch(&context, query, events).await
 }
 
-async fn measure_batch_memory(query: &Query, file: &Path, events: u64) -> Outcome<f64> {
+/// The generator as a table of the batch engine: the same events, made at the same cost.
+struct Generated {
+    schema: SchemaRef,
+    events: u64,
+}
+
+impl fmt::Debug for Generated {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} generated events", self.events)
+    }
+}
+
+impl PartitionStream for Generated {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let external = |error: laminar::engine::error::Error| DataFusionError::External(Box::new(error));
+        let stream: Box<dyn Iterator<Item = _> + Send> =
+            match nexmark::batches(self.events, SEED, &self.schema, 8192).map_err(external) {
+                Ok(batches) => Box::new(batches.map(move |batch| batch.map_err(external))),
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            };
+        let stream = futures::stream::iter(stream);
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream))
+    }
+}
+
+async fn measure_batch_generator(query: &Query, events: u64) -> Outcome<f64> {
+    let schema = part_of(&nexmark::columns::schema(), query.reads);
+    let generated = Arc::new(Generated {
+        schema: Arc::clone(&schema),
+        events,
+    });
     let context = one_partition();
-    context
-        .register_json("on_disk", &file.to_string_lossy(), JsonReadOptions::default())
-        .await?;
-    let table = context.table("on_disk").await?.cache().await?;
-    context.register_table("events", table.into_view())?;
+    let table = StreamingTable::try_new(schema, vec![generated])?;
+    context.register_table("events", Arc::new(table))?;
     time_batch(&context, query, events).await
+}
+
+fn generation_ns(query: &Query, events: u64) -> Outcome<f64> {
+    let before = cpu_seconds(std::process::id())?;
+    let schema = part_of(&nexmark::columns::schema(), query.reads);
+    for batch in nexmark::batches(events, SEED, &schema, 8192)? {
+        std::hint::black_box(batch?);
+    }
+    Ok((cpu_seconds(std::process::id())? - before) * 1e9 / events as f64)
+}
+
+/// The columns and fields of `schema` that `paths` name.
+fn part_of(schema: &SchemaRef, paths: &[&str]) -> SchemaRef {
+    let column = |field: &Arc<Field>| {
+        if paths.contains(&field.name().as_str()) {
+            return Some(Arc::clone(field));
+        }
+        let DataType::Struct(fields) = field.data_type() else {
+            return None;
+        };
+        let wanted = |inner: &&Arc<Field>| paths.contains(&format!("{}.{}", field.name(), inner.name()).as_str());
+        let kept: Fields = fields.iter().filter(wanted).cloned().collect();
+        let whole = field.as_ref().clone();
+        (!kept.is_empty()).then(|| Arc::new(whole.with_data_type(DataType::Struct(kept))))
+    };
+    Arc::new(Schema::new(
+        schema.fields().iter().filter_map(column).collect::<Vec<_>>(),
+    ))
 }
 
 async fn time_batch(context: &SessionContext, query: &Query, events: u64) -> Outcome<f64> {
@@ -261,17 +257,4 @@ fn cpu_seconds(process: u32) -> Outcome<f64> {
     let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
     // The kernel's USER_HZ, which is 100 on every Linux that Rust runs on.
     Ok(ticks / 100.0)
-}
-
-fn resident_mib(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .unwrap_or_default();
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|kilobytes| kilobytes.parse::<u64>().ok())
-        .unwrap_or(0)
-        / 1024
 }

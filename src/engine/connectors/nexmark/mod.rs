@@ -16,6 +16,7 @@ use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use crate::engine::connectors::impulse::time_option;
@@ -170,6 +171,25 @@ impl ConnectorTable for NexmarkTable {
     fn open_source(&self, context: SourceContext) -> Result<Box<dyn Source>> {
         source::open(self, context)
     }
+}
+
+/// The first `events` events as batches of `rows` with columns of `schema`, any part of [`columns::schema`]: what a table
+/// without a rate delivers.
+pub fn batches(
+    events: u64,
+    seed: u64,
+    schema: &SchemaRef,
+    rows: u64,
+) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
+    let mut columns = ColumnGenerator::new(schema)?;
+    let generator = Generator::new(seed, time_option("base_time", BASE_TIME)?, EVENT_RATE);
+    let mut first = 0;
+    Ok(std::iter::from_fn(move || {
+        let end = (first + rows).min(events);
+        let batch = (first < end).then(|| columns.generate(&generator, first..end));
+        first = end;
+        batch
+    }))
 }
 
 /// Writes the first `events` events as lines of JSON with the columns of the table, 10,000 a second of event time.
