@@ -186,10 +186,16 @@ pub struct WindowAggregateSpec {
     pub emit: EmitMode,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum WindowSpec {
     /// Windows [n * size, (n + 1) * size) since 1970-01-01 UTC.
     Tumble { size_micros: i64 },
+    /// Windows [n * slide, n * slide + size).
+    Hop { slide_micros: i64, size_micros: i64 },
+    /// Of each key, from a row to the gap after the last row that is less than the gap from the one before it.
+    Session { gap_micros: i64 },
+    /// The rows are results of windows of this size, and are grouped by them again.
+    Given { size_micros: i64 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::unparser::Unparser;
 use datafusion::sql::unparser::dialect::{CustomDialectBuilder, IntervalStyle};
 
-use crate::engine::graph::{Exchange, GraphEdge, GraphNode, JobGraph};
+use crate::engine::graph::{Exchange, GraphEdge, GraphNode, JobGraph, WindowSpec};
 use crate::planner::bind::names;
 
 /// An expression as SQL, without the table qualifiers and aliases that it got while planning.
@@ -84,6 +84,19 @@ fn without_literal_types(name: &str) -> String {
         }
     }
     text
+}
+
+/// A window as it is written in a query.
+pub fn window(window: WindowSpec) -> String {
+    match window {
+        WindowSpec::Tumble { size_micros } => format!("tumble({})", duration(size_micros)),
+        WindowSpec::Hop {
+            slide_micros,
+            size_micros,
+        } => format!("hop({}, {})", duration(slide_micros), duration(size_micros)),
+        WindowSpec::Session { gap_micros } => format!("session({})", duration(gap_micros)),
+        WindowSpec::Given { .. } => "that of the rows".into(),
+    }
 }
 
 /// `10 s`, `1 min`, `250 ms`: the largest unit that leaves a whole number.

@@ -492,10 +492,10 @@ fn what_cannot_be_continuous_says_what_works() {
     );
     check_error("SELECT now() FROM bids", "0A000", "now()", Some("now"));
     check_error(
-        "SELECT hop('1 s', '5 s') AS w, count(*) FROM bids GROUP BY w",
+        "SELECT cumulate('1 s', '5 s') AS w, count(*) FROM bids GROUP BY w",
         "0A000",
         "TUMBLE",
-        Some("hop"),
+        Some("cumulate"),
     );
     check_error(
         "SELECT tumble('1 month') AS w, count(*) FROM bids GROUP BY w",

@@ -250,6 +250,14 @@ impl Aggregates {
         Ok(columns)
     }
 
+    /// Adds all that group `from` has to group `into`.
+    pub fn absorb(&mut self, from: u32, into: u32) -> Result<()> {
+        self.row_counts[into as usize] += self.row_counts[from as usize];
+        self.calls
+            .iter_mut()
+            .try_for_each(|call| call.accumulator.absorb(from, into))
+    }
+
     /// Rows inserted minus rows retracted.
     #[inline]
     pub fn row_count(&self, group: u32) -> i64 {

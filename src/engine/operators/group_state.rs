@@ -15,6 +15,7 @@ use arrow::array::AsArray;
 use arrow::array::{
     Array, ArrayRef, Int8Array, Int64Array, RecordBatch, RecordBatchOptions, UInt16Array, UInt32Array, new_null_array,
 };
+use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::Int8Type;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt16Type};
 use hashbrown::HashSet;
@@ -24,6 +25,7 @@ use crate::engine::operator::Result;
 use crate::engine::operators::accumulators::EntryRows;
 use crate::engine::operators::columns::{as_int64, int64, take_batch};
 use crate::engine::operators::group_table::GroupTable;
+use crate::engine::operators::keys::key_hashes;
 use crate::state::key_group::KeyGroupRange;
 use crate::state::table::{OP_PUT, OP_TOMBSTONE, SnapshotContext, TIME_COLUMN, TableKind, leading_fields};
 
@@ -36,6 +38,8 @@ pub(crate) struct StateShape {
     groups: SchemaRef,
     values: SchemaRef,
     keys: usize,
+    /// How many of the key columns decide the key group.
+    hashed: usize,
     stamped: bool,
     /// Value columns of each set.
     set_widths: Vec<usize>,
@@ -99,9 +103,26 @@ impl StateShape {
             groups: Arc::new(Schema::new(groups)),
             values: Arc::new(Schema::new(values)),
             keys: key_types.len(),
+            hashed: key_types.len(),
             stamped,
             set_widths,
         }
+    }
+
+    /// Only the first `hashed` key columns decide the key group; the others tell rows of one key apart.
+    pub fn hashed_by(self, hashed: usize) -> StateShape {
+        StateShape { hashed, ..self }
+    }
+
+    fn assign(&self, table: &mut GroupTable, rows: &RecordBatch) -> Result<Vec<u32>> {
+        let keys = self.key_columns(rows);
+        if self.hashed == self.keys {
+            return table.assign(&keys, rows.num_rows(), None);
+        }
+        let hashes: ScalarBuffer<u64> = key_hashes(&keys[..self.hashed], rows.num_rows(), None)
+            .into_owned()
+            .into();
+        table.assign(&keys, rows.num_rows(), Some(&hashes))
     }
 
     pub fn keeps_values(&self) -> bool {
@@ -242,8 +263,7 @@ impl StateShape {
             if ops[start] == OP_PUT {
                 self.put_groups(table, &run)?;
             } else {
-                let keys = self.key_columns(&run);
-                for group in table.assign(&keys, length, None)? {
+                for group in self.assign(table, &run)? {
                     if table.keys.is_live(group) {
                         table.free(group);
                     }
@@ -255,7 +275,7 @@ impl StateShape {
     }
 
     fn put_groups(&self, table: &mut GroupTable, rows: &RecordBatch) -> Result<()> {
-        let groups = table.assign(&self.key_columns(rows), rows.num_rows(), None)?;
+        let groups = self.assign(table, rows)?;
         let last = last_of_each(&groups);
         let (rows, groups) = if last.len() == groups.len() {
             (rows.clone(), groups)
@@ -293,7 +313,7 @@ impl StateShape {
         let sets = rows.column(at).as_primitive::<UInt16Type>().clone();
         let counts: &Int64Array = as_int64(rows.column(at + 1))?;
         let ops = rows.column(1).as_primitive::<Int8Type>();
-        let groups = table.assign(&self.key_columns(rows), rows.num_rows(), None)?;
+        let groups = self.assign(table, rows)?;
         let mut first_column = at + 2;
         for (set, &width) in self.set_widths.iter().enumerate() {
             let chosen: Vec<u32> = (0..rows.num_rows() as u32)

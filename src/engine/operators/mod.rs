@@ -1,7 +1,7 @@
 //! What happens to rows between sources and sinks: one file an operator, all synchronous state machines.
 //!
 //! [`build`] makes the operator of a graph node. Stateless: `filter`, `project`, `unnest`, `union`. Aggregation:
-//! `updating_aggregate`, `window_aggregate`, and before an exchange `partial_aggregate`, all on a `group_table` (keys to
+//! `updating_aggregate`, `window_aggregate`, `session_aggregate`, and before an exchange `partial_aggregate`, all on a `group_table` (keys to
 //! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `materialize` keeps a result readable.
 //!
 //! Rules that hold for all: hashes of the last exchange are never passed on (`keys` says why); a chunk put out has
@@ -11,6 +11,7 @@ pub mod accumulators;
 mod aggregates;
 pub(crate) mod bits;
 pub(crate) mod changes;
+mod closed_upto;
 pub(crate) mod columns;
 mod filter;
 pub(crate) mod group_state;
@@ -19,6 +20,8 @@ pub(crate) mod keys;
 mod materialize;
 mod partial_aggregate;
 mod project;
+mod session_aggregate;
+mod slice_blocks;
 mod union;
 mod unnest;
 mod updating_aggregate;
@@ -31,7 +34,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::clock::Clock;
 use crate::engine::error::Error;
-use crate::engine::graph::{AggregatePhase, OperatorSpec, StreamShape};
+use crate::engine::graph::{AggregatePhase, OperatorSpec, StreamShape, WindowSpec};
 use crate::engine::operator::{Operator, Result};
 use crate::engine::results::Results;
 use crate::ids::SubtaskIndex;
@@ -78,6 +81,9 @@ pub fn build(
                 aggregate, window, input, schema,
             )?)
         }
+        OperatorSpec::WindowAggregate(spec) if matches!(spec.window, WindowSpec::Session { .. }) => Box::new(
+            session_aggregate::SessionAggregate::new(spec, input_schema(input)?, schema)?,
+        ),
         OperatorSpec::WindowAggregate(spec) => Box::new(window_aggregate::WindowAggregate::new(
             spec,
             input_schema(input)?,

@@ -5,7 +5,7 @@
 //! rows that went in, the table only costs: rows then pass through as states of one row each, and reduction is tried
 //! again after a while, since streams drift.
 //!
-//! In a window aggregation the window's start is part of the key and the event time of what comes out. Late rows are the
+//! In a window aggregation the slice of time is part of the key and the event time of what comes out. Late rows are the
 //! final step's business: it alone knows which windows are closed.
 
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::engine::operator::{Operator, Output, Result, StateSize};
 use crate::engine::operators::aggregates::{AggregateLayout, Aggregates};
 use crate::engine::operators::columns::{as_int64, batch_of, int64, take_chunk, weights_of};
 use crate::engine::operators::group_table::GroupTable;
-use crate::engine::operators::window::{NO_EVENT_TIME, Tumbling};
+use crate::engine::operators::window::{NO_EVENT_TIME, Windows};
 
 /// Groups that still fit the second-level cache.
 const GROUPS_LIMIT: usize = 16_384;
@@ -38,7 +38,7 @@ pub(crate) struct PartialAggregate {
     table: GroupTable,
     /// Where rows that pass through become states.
     single_rows: Aggregates,
-    window: Option<Tumbling>,
+    window: Option<Windows>,
     output: SchemaRef,
     /// Input rows in the table.
     rows: u64,
@@ -64,7 +64,7 @@ impl PartialAggregate {
         Ok(PartialAggregate {
             table: GroupTable::new(&layout, &key_types, false)?,
             single_rows: Aggregates::new(&layout)?,
-            window: window.map(Tumbling::new),
+            window: window.map(Windows::new),
             output: Arc::clone(output),
             rows: 0,
             probed: (0, 0),
@@ -73,16 +73,16 @@ impl PartialAggregate {
         })
     }
 
-    /// The start of the window of each row.
-    fn window_starts(&self, window: Tumbling, chunk: &Chunk) -> Result<ArrayRef> {
+    /// A time that stands for the slice of each row.
+    fn slice_times(&self, windows: Windows, chunk: &Chunk) -> Result<ArrayRef> {
         let times = chunk.event_time.as_ref().ok_or_else(no_event_time)?;
-        Ok(int64(times.iter().map(|&time| window.start_of(time)).collect()))
+        Ok(int64(times.iter().map(|&time| windows.time_of_slice(time)).collect()))
     }
 
     fn keys(&self, chunk: &Chunk) -> Result<Vec<ArrayRef>> {
         let mut keys = self.table.layout.key_columns(&chunk.rows);
-        if let Some(window) = self.window {
-            keys.insert(0, self.window_starts(window, chunk)?);
+        if let Some(windows) = self.window {
+            keys.insert(0, self.slice_times(windows, chunk)?);
         }
         Ok(keys)
     }

@@ -1,39 +1,46 @@
-//! GROUP BY a tumbling window: one table of groups for each open window.
+//! GROUP BY a tumbling or hopping window, or by the window that rows are results of.
 //!
 //! A window closes when the watermark reaches its end; its result is emitted, once, before the watermark passes on. With
 //! [`EmitMode::OnUpdate`] changes are emitted at every barrier while the window is open and the rest when it closes; a
 //! closed window's rows stay. At the end of input every window closes. Rows of the result have the last microsecond of
 //! the window as their event time.
 //!
-//! A row is late when its window has closed: it is dropped and counted. So is a row without event time.
+//! Where windows overlap, a row is added once, to its slice, and windows are put together from slices when they close (see
+//! `slice_blocks`). Aggregates whose states cannot be added up, and windows that emit while open, have a table for each
+//! window instead, to which a row is added as often as it has windows.
 //!
-//! State: tables `windows` and `window_values` (see `group_state`), expiring, with `_time` the end of the window: a row with
-//! `_time` at or before the watermark belongs to a closed window and is dead, so `expired_before` is the watermark + 1. Table
-//! `watermark` (broadcast) keeps what the operator has closed up to, so that late rows stay late after a restore; a former
-//! set of subtasks gives the least of theirs.
+//! A row is late when all its windows have closed: it is dropped and counted. So is a row without event time. A row that
+//! comes while only some of its windows are open is in those.
+//!
+//! State: tables `windows` and `window_values` (see `group_state`), expiring, with `_time` the start of the slice or window
+//! plus the window's size: a row with `_time` at or before the watermark belongs to closed windows and is dead, so
+//! `expired_before` is the watermark + 1. Table `watermark` (broadcast) keeps what the operator has closed up to, so that
+//! late rows stay late after a restore; a former set of subtasks gives the least of theirs.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int8Array, RecordBatch, UInt16Array, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::buffer::ScalarBuffer;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
 
 use crate::engine::graph::{EmitMode, WindowAggregateSpec};
 use crate::engine::message::{Barrier, CHUNK_ROWS_TARGET, Chunk, Watermark, Weights};
 use crate::engine::operator::{Operator, Output, Result, StateSize};
+use crate::engine::operators::accumulators::decomposable;
 use crate::engine::operators::aggregates::AggregateLayout;
 use crate::engine::operators::changes::Changes;
-use crate::engine::operators::columns::{as_int64, batch_of, int64, take_chunk, weights_from, weights_of};
-use crate::engine::operators::group_state::{SnapshotScope, StateShape, check_schema, rebased_range, split_by_time};
+use crate::engine::operators::closed_upto;
+use crate::engine::operators::columns::{batch_of, take_chunk, weights_from, weights_of};
+use crate::engine::operators::group_state::{SnapshotScope, StateShape, rebased_range, split_by_time};
 use crate::engine::operators::group_table::GroupTable;
 use crate::engine::operators::partial_aggregate::no_event_time;
-use crate::engine::operators::window::{Slice, Tumbling};
-use crate::state::table::{Distribution, OP_PUT, SnapshotContext, StateReader, TableKind, TableWrite, leading_fields};
+use crate::engine::operators::slice_blocks::SliceBlocks;
+use crate::engine::operators::window::{Slice, Windows};
+use crate::state::table::{Distribution, SnapshotContext, StateReader, TableKind, TableWrite};
 
 const WINDOWS_TABLE: &str = "windows";
 const VALUES_TABLE: &str = "window_values";
-const WATERMARK_TABLE: &str = "watermark";
 
 /// Tables of closed windows kept for the next ones, and the memory each may hold on to.
 const POOLED_TABLES: usize = 2;
@@ -43,10 +50,11 @@ pub(crate) struct WindowAggregate {
     layout: Arc<AggregateLayout>,
     key_types: Vec<DataType>,
     shape: StateShape,
-    window: Tumbling,
+    windows: Windows,
+    sharing: Sharing,
     emit: EmitMode,
     output: SchemaRef,
-    /// By start.
+    /// By start: windows, or slices where windows share them.
     open: BTreeMap<i64, OpenWindow>,
     pool: Vec<GroupTable>,
     /// Windows that end at or before this are closed.
@@ -54,6 +62,14 @@ pub(crate) struct WindowAggregate {
     late: u64,
 }
 
+enum Sharing {
+    /// Every window has a table of its own.
+    Apart,
+    /// Every slice has a table; windows are added up from them.
+    Slices(SliceBlocks),
+}
+
+/// A window or a slice.
 struct OpenWindow {
     table: GroupTable,
     changes: Option<Changes>,
@@ -64,11 +80,19 @@ impl WindowAggregate {
         let layout = AggregateLayout::new(&spec.aggregate, input)?;
         let key_types = layout.key_types();
         let mut table = GroupTable::new(&layout, &key_types, false)?;
+        let windows = Windows::new(spec.window);
+        let adds_up = decomposable(&spec.aggregate.aggregates, spec.aggregate.append_only_input);
+        let sharing = if windows.overlap() && adds_up && spec.emit == EmitMode::OnWindowClose {
+            Sharing::Slices(SliceBlocks::default())
+        } else {
+            Sharing::Apart
+        };
         Ok(WindowAggregate {
             shape: StateShape::new(&mut table, &key_types, TableKind::ExpiringTimeKey),
             layout,
             key_types,
-            window: Tumbling::new(spec.window),
+            windows,
+            sharing,
             emit: spec.emit,
             output: Arc::clone(output),
             open: BTreeMap::new(),
@@ -78,17 +102,32 @@ impl WindowAggregate {
         })
     }
 
+    /// Whether nothing more is to come of the window or slice that starts at `start`.
     fn is_closed(&self, start: i64) -> bool {
-        self.watermark
-            .is_some_and(|watermark| self.window.end_of(start) <= watermark)
+        let end = match self.sharing {
+            Sharing::Apart => self.windows.end_of(start),
+            Sharing::Slices(_) => self.windows.last_end(start),
+        };
+        self.watermark.is_some_and(|watermark| end <= watermark)
+    }
+
+    fn new_table(pool: &mut Vec<GroupTable>, layout: &Arc<AggregateLayout>, keys: &[DataType]) -> Result<GroupTable> {
+        match pool.pop() {
+            Some(table) => Ok(table),
+            None => GroupTable::new(layout, keys, false),
+        }
+    }
+
+    fn pool(&mut self, mut table: GroupTable) {
+        if self.pool.len() < POOLED_TABLES && table.memory_bytes() < POOLED_BYTES {
+            table.clear();
+            self.pool.push(table);
+        }
     }
 
     fn open_window(&mut self, start: i64) -> Result<&mut OpenWindow> {
         if !self.open.contains_key(&start) {
-            let table = match self.pool.pop() {
-                Some(table) => table,
-                None => GroupTable::new(&self.layout, &self.key_types, false)?,
-            };
+            let table = Self::new_table(&mut self.pool, &self.layout, &self.key_types)?;
             let changes = (self.emit == EmitMode::OnUpdate).then(Changes::default);
             self.open.insert(start, OpenWindow { table, changes });
         }
@@ -115,27 +154,88 @@ impl WindowAggregate {
         Ok(())
     }
 
-    fn close(&mut self, start: i64, output: &mut Output) -> Result<()> {
+    /// Adds rows of one slice to the windows that are open.
+    fn add_slice(&mut self, slice: i64, chunk: &Chunk, hashes: Option<&ScalarBuffer<u64>>) -> Result<()> {
+        if let Sharing::Slices(blocks) = &mut self.sharing {
+            blocks.invalidate(self.windows.number_of(slice));
+            return self.add(slice, chunk, hashes);
+        }
+        for start in self.windows.starts(slice) {
+            if self.is_closed(start) {
+                break;
+            }
+            self.add(start, chunk, hashes)?;
+        }
+        Ok(())
+    }
+
+    /// Closes the windows whose end the watermark has reached; those that end at or before `after` have closed before.
+    fn close(&mut self, after: Option<i64>, output: &mut Output) -> Result<()> {
+        let mut after = after.unwrap_or(i64::MIN);
+        while let Some((&start, _)) = self.open.first_key_value() {
+            let end = match self.sharing {
+                Sharing::Apart => self.windows.end_of(start),
+                Sharing::Slices(_) => self.windows.first_end(start, after),
+            };
+            if self.watermark.is_none_or(|watermark| watermark < end) {
+                break;
+            }
+            match self.sharing {
+                Sharing::Apart => self.close_apart(start, output)?,
+                Sharing::Slices(_) => self.close_sharing(end, output)?,
+            }
+            after = end;
+        }
+        Ok(())
+    }
+
+    fn close_apart(&mut self, start: i64, output: &mut Output) -> Result<()> {
         let Some(mut window) = self.open.remove(&start) else {
             return Ok(());
         };
         if window.changes.is_some() {
             self.emit_changes(start, &mut window, output)?;
         } else {
-            let groups: Vec<u32> = window
-                .table
-                .live()
-                .filter(|&group| window.table.has_rows(group))
-                .collect();
-            for part in groups.chunks(CHUNK_ROWS_TARGET) {
-                let keys = window.table.keys.gather(part);
-                let results = window.table.aggregates.outputs(part)?;
-                output.data(self.result_chunk(start, keys, results, part.len(), Weights::AllInsert)?);
+            self.emit_table(start, &mut window.table, output)?;
+        }
+        self.pool(window.table);
+        Ok(())
+    }
+
+    /// Emits the window that ends at `end`, and forgets the slices that it is the last window of.
+    fn close_sharing(&mut self, end: i64, output: &mut Output) -> Result<()> {
+        let start = self.windows.start_of_end(end);
+        let windows = self.windows;
+        let mut slices: BTreeMap<i64, &mut GroupTable> = self
+            .open
+            .range_mut(start..end)
+            .map(|(&slice, open)| (windows.number_of(slice), &mut open.table))
+            .collect();
+        let mut whole = Self::new_table(&mut self.pool, &self.layout, &self.key_types)?;
+        if let Sharing::Slices(blocks) = &mut self.sharing {
+            let (pool, layout, keys) = (&mut self.pool, &self.layout, &self.key_types);
+            let mut fresh = || Self::new_table(pool, layout, keys);
+            blocks.add_up(windows.numbers_of_window(end), &mut slices, &mut whole, &mut fresh)?;
+            blocks.forget_before(windows.number_of(start.saturating_add(windows.width())));
+        }
+        self.emit_table(start, &mut whole, output)?;
+        self.pool(whole);
+        while let Some((&slice, _)) = self.open.first_key_value()
+            && windows.last_end(slice) <= end
+        {
+            if let Some((_, open)) = self.open.pop_first() {
+                self.pool(open.table);
             }
         }
-        if self.pool.len() < POOLED_TABLES && window.table.memory_bytes() < POOLED_BYTES {
-            window.table.clear();
-            self.pool.push(window.table);
+        Ok(())
+    }
+
+    fn emit_table(&self, start: i64, table: &mut GroupTable, output: &mut Output) -> Result<()> {
+        let groups: Vec<u32> = table.live().filter(|&group| table.has_rows(group)).collect();
+        for part in groups.chunks(CHUNK_ROWS_TARGET) {
+            let keys = table.keys.gather(part);
+            let results = table.aggregates.outputs(part)?;
+            output.data(self.result_chunk(start, keys, results, part.len(), Weights::AllInsert)?);
         }
         Ok(())
     }
@@ -162,37 +262,15 @@ impl WindowAggregate {
         weights: Weights,
     ) -> Result<Chunk> {
         let mut columns = keys;
-        columns.extend(self.window.columns(start, rows));
+        columns.extend(self.windows.columns(start, rows));
         columns.extend(results);
-        let last_moment = self.window.end_of(start) - 1;
+        let last_moment = self.windows.end_of(start) - 1;
         Ok(Chunk {
             rows: batch_of(&self.output, columns, rows)?,
             weights,
             event_time: Some(vec![last_moment; rows].into()),
             key_hashes: None,
         })
-    }
-
-    fn watermark_rows(&self) -> Result<RecordBatch> {
-        let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt16Array::from(vec![0])),
-            Arc::new(Int8Array::from(vec![OP_PUT])),
-        ];
-        columns.push(int64(vec![self.watermark.unwrap_or(i64::MIN)]));
-        Ok(RecordBatch::try_new(watermark_schema(), columns)?)
-    }
-
-    fn restore_watermark(&mut self, state: &dyn StateReader) -> Result<()> {
-        let mut least: Option<i64> = None;
-        state.read(WATERMARK_TABLE, &mut |rows| {
-            check_schema(&watermark_schema(), &rows)?;
-            for &watermark in as_int64(rows.column(2))?.values() {
-                least = Some(least.map_or(watermark, |least| least.min(watermark)));
-            }
-            Ok(())
-        })?;
-        self.watermark = least.filter(|&watermark| watermark != i64::MIN);
-        Ok(())
     }
 
     /// Hands each open window its part of the rows.
@@ -202,7 +280,7 @@ impl WindowAggregate {
         apply: impl Fn(&StateShape, &mut GroupTable, &RecordBatch) -> Result<()>,
     ) -> Result<()> {
         for (end, part) in split_by_time(rows)? {
-            let start = self.window.start_of_end(end);
+            let start = self.windows.start_of_end(end);
             if self.is_closed(start) {
                 continue;
             }
@@ -215,35 +293,30 @@ impl WindowAggregate {
     }
 }
 
-fn watermark_schema() -> SchemaRef {
-    let mut fields = leading_fields(TableKind::GlobalKeyed);
-    fields.push(Field::new("watermark", DataType::Int64, false));
-    Arc::new(Schema::new(fields))
-}
-
 impl Operator for WindowAggregate {
     fn name(&self) -> &'static str {
-        "tumbling_aggregate"
+        "window_aggregate"
     }
 
     fn process(&mut self, _input: usize, chunk: Chunk, _output: &mut Output) -> Result<()> {
         let times = chunk.event_time.as_ref().ok_or_else(no_event_time)?;
-        let (slices, without) = self.window.split(times);
+        let (slices, without) = self.windows.split(times);
         self.late += without;
         for slice in slices {
-            if self.is_closed(slice.start) {
+            let last_end = self.windows.last_end(slice.start);
+            if self.watermark.is_some_and(|watermark| last_end <= watermark) {
                 self.count_late(&chunk, &slice)?;
                 continue;
             }
             match slice.rows {
-                None => self.add(slice.start, &chunk, chunk.key_hashes.as_ref())?,
+                None => self.add_slice(slice.start, &chunk, chunk.key_hashes.as_ref())?,
                 Some(rows) => {
                     let hashes: Option<ScalarBuffer<u64>> = chunk
                         .key_hashes
                         .as_ref()
                         .map(|hashes| rows.iter().map(|&row| hashes[row as usize]).collect());
                     let part = take_chunk(&chunk, &UInt32Array::from(rows))?;
-                    self.add(slice.start, &part, hashes.as_ref())?;
+                    self.add_slice(slice.start, &part, hashes.as_ref())?;
                 }
             }
         }
@@ -254,12 +327,8 @@ impl Operator for WindowAggregate {
         if let Watermark::At(time) = watermark
             && self.watermark.is_none_or(|before| before < time)
         {
-            self.watermark = Some(time);
-            while let Some((&start, _)) = self.open.first_key_value()
-                && self.is_closed(start)
-            {
-                self.close(start, output)?;
-            }
+            let before = self.watermark.replace(time);
+            self.close(before, output)?;
         }
         output.watermark(watermark);
         Ok(())
@@ -278,12 +347,9 @@ impl Operator for WindowAggregate {
     }
 
     fn on_end(&mut self, output: &mut Output) -> Result<()> {
-        while let Some((&start, _)) = self.open.first_key_value() {
-            self.close(start, output)?;
-        }
         // What a checkpoint still holds of these windows is dead with them.
-        self.watermark = Some(i64::MAX);
-        Ok(())
+        let before = self.watermark.replace(i64::MAX);
+        self.close(before, output)
     }
 
     fn snapshot(&mut self, context: &SnapshotContext) -> Result<Vec<TableWrite>> {
@@ -292,7 +358,7 @@ impl Operator for WindowAggregate {
         for (&start, window) in &mut self.open {
             let scope = SnapshotScope {
                 context,
-                time: Some(self.window.end_of(start)),
+                time: Some(self.windows.end_of(start)),
             };
             groups.extend(self.shape.write_groups(&mut window.table, &scope, |_, _| false)?);
             values.extend(self.shape.write_values(&mut window.table, &scope)?);
@@ -309,19 +375,12 @@ impl Operator for WindowAggregate {
         if self.shape.keeps_values() {
             writes.push(write(VALUES_TABLE, values));
         }
-        writes.push(TableWrite {
-            table: WATERMARK_TABLE,
-            kind: TableKind::GlobalKeyed,
-            distribution: Distribution::Broadcast,
-            rebased: None,
-            expired_before: None,
-            rows: vec![self.watermark_rows()?],
-        });
+        writes.push(closed_upto::write(self.watermark)?);
         Ok(writes)
     }
 
     fn restore(&mut self, state: &dyn StateReader) -> Result<()> {
-        self.restore_watermark(state)?;
+        self.watermark = closed_upto::read(state)?;
         state.read(WINDOWS_TABLE, &mut |rows| {
             Ok(self.restore_rows(&rows, |shape, table, rows| shape.read_groups(table, rows))?)
         })?;
@@ -337,9 +396,13 @@ impl Operator for WindowAggregate {
         let rows: usize = self.open.values().map(|window| window.table.keys.len()).sum();
         let held: usize = self.open.values().map(|window| window.table.memory_bytes()).sum();
         let pooled: usize = self.pool.iter().map(GroupTable::memory_bytes).sum();
+        let added_up = match &self.sharing {
+            Sharing::Apart => 0,
+            Sharing::Slices(blocks) => blocks.memory_bytes(),
+        };
         StateSize {
             rows: rows as u64,
-            bytes: (held + pooled) as u64,
+            bytes: (held + pooled + added_up) as u64,
         }
     }
 

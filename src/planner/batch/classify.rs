@@ -76,7 +76,7 @@ impl Relations {
                 return false;
             }
             // The table function's table is read by the streaming engine, whatever it is.
-            if name.schema.is_none() && name.name == window::TUMBLE {
+            if name.schema.is_none() && window::is_window(&name.name) {
                 return true;
             }
             match snapshot.resolve_relation(name, path) {

@@ -2,7 +2,7 @@
 //!
 //! - Select lists get the column names of Postgres.
 //! - `pg_catalog.f(..)`, `OPERATOR(pg_catalog.~)`, `COLLATE` lose what only Postgres's catalog gives meaning to.
-//! - The spellings of tumbling windows become one: `tumble(..)` and its fields.
+//! - The spellings of windows become one: `tumble(..)`, `hop(..)`, `session(..)` and their fields.
 //! - Functions that do not exist, and forms that cannot be continuous, are errors here.
 
 use std::ops::ControlFlow;
@@ -120,9 +120,9 @@ impl VisitorMut for SyntaxPass<'_> {
             *expr = inner.as_ref().clone();
         }
         if let Expr::Function(function) = expr
-            && let Some(field) = window::field_function(&function_name(function))
+            && let Some((window, field)) = window::field_function(&function_name(function))
         {
-            *expr = window_field(function.clone(), field);
+            *expr = window_field(function.clone(), window, field);
         }
         catalog_syntax::rewrite_expression(expr);
         ControlFlow::Continue(())
@@ -227,7 +227,7 @@ impl SyntaxPass<'_> {
             return self.refuse(
                 function.name.span(),
                 message,
-                "TUMBLE(size) gives windows that follow each other without overlap.",
+                "There are TUMBLE(size), HOP(slide, size) and SESSION(gap).",
             );
         }
         if self.functions.exists(&name) || matches!(function.args, FunctionArguments::Subquery(_)) {
@@ -246,8 +246,8 @@ impl SyntaxPass<'_> {
         ControlFlow::Break(Box::new(error))
     }
 
-    /// `TUMBLE(table, ts, size)` and `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), size))` in FROM become a subquery over the
-    /// table with the columns `window_start` and `window_end`.
+    /// `TUMBLE(table, ts, size)` and `TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), size))` in FROM, and the same of other windows,
+    /// become a subquery over the table with the columns `window_start` and `window_end`.
     fn window_table_function(&self, factor: &mut TableFactor) -> ControlFlow<Box<Error>> {
         let (name, args, alias) = match factor {
             TableFactor::Table {
@@ -270,29 +270,37 @@ impl SyntaxPass<'_> {
         };
         let function = last_name(&name);
         if let Some(message) = window::not_yet(&function) {
-            return self.refuse(name.span(), message, "TUMBLE(table, ts, size) is supported.");
+            let hint = "There are TUMBLE(table, ts, size), HOP(table, ts, slide, size) and SESSION(table, ts, gap).";
+            return self.refuse(name.span(), message, hint);
         }
-        if function != window::TUMBLE {
+        if !window::is_window(&function) {
             return ControlFlow::Continue(());
         }
         let wrong = || {
             Box::new(
                 Error::query(
                     crate::error::SqlState::SYNTAX_ERROR,
-                    "TUMBLE in FROM takes a table, its time column and the window's size",
+                    match function.as_str() {
+                        window::HOP => "HOP in FROM takes a table, its time column, the slide and the window's size",
+                        window::SESSION => "SESSION in FROM takes a table, its time column and the gap",
+                        _ => "TUMBLE in FROM takes a table, its time column and the window's size",
+                    },
                 )
                 .at(self.source.position(name.span())),
             )
         };
         let mut values = args.iter().filter_map(argument);
-        let (Some(table), Some(time), Some(size), None) = (values.next(), values.next(), values.next(), values.next())
-        else {
+        let (Some(table), Some(time)) = (values.next(), values.next()) else {
             return ControlFlow::Break(wrong());
         };
+        let durations: Vec<&Expr> = values.collect();
+        if durations.len() != window::durations(&function) {
+            return ControlFlow::Break(wrong());
+        }
         let (Some(table), time) = (relation_of(table), undescribed(time)) else {
             return ControlFlow::Break(wrong());
         };
-        match windowed_subquery(&table, &time, size) {
+        match windowed_subquery(&function, &table, &time, &durations) {
             Ok(subquery) => {
                 *factor = TableFactor::Derived {
                     lateral: false,
@@ -393,8 +401,8 @@ fn plain_operator(expr: &mut Expr) {
 }
 
 /// `TUMBLE_START(..)` is the field `start` of `TUMBLE(..)`.
-fn window_field(mut function: Function, field: &str) -> Expr {
-    function.name = ObjectName::from(Ident::new(window::TUMBLE));
+fn window_field(mut function: Function, window: &str, field: &str) -> Expr {
+    function.name = ObjectName::from(Ident::new(window));
     let field =
         Expr::Value(datafusion::sql::sqlparser::ast::Value::SingleQuotedString(field.to_owned()).with_empty_span());
     call("get_field", vec![Expr::Function(function), field])
@@ -480,18 +488,21 @@ fn table_alias(table: &ObjectName) -> datafusion::sql::sqlparser::ast::TableAlia
     }
 }
 
-fn windowed_subquery(table: &ObjectName, time: &Expr, size: &Expr) -> Result<Box<Query>> {
+fn windowed_subquery(function: &str, table: &ObjectName, time: &Expr, durations: &[&Expr]) -> Result<Box<Query>> {
+    let places: Vec<String> = (0..durations.len()).map(|at| format!("lm_duration_{at}")).collect();
+    let places = places.join(", ");
     let mut query = dialect::parse_query(&format!(
-        "SELECT *, tumble_start(lm_time, lm_size) AS window_start, tumble_end(lm_time, lm_size) AS window_end FROM {table}"
+        "SELECT *, {function}_start(lm_time, {places}) AS window_start, {function}_end(lm_time, {places}) AS window_end \
+         FROM {table}"
     ))?;
-    let mut fill = FillPlaces { time, size };
+    let mut fill = FillPlaces { time, durations };
     let _: ControlFlow<()> = query.visit(&mut fill);
     Ok(query)
 }
 
 struct FillPlaces<'a> {
     time: &'a Expr,
-    size: &'a Expr,
+    durations: &'a [&'a Expr],
 }
 
 impl VisitorMut for FillPlaces<'_> {
@@ -501,8 +512,14 @@ impl VisitorMut for FillPlaces<'_> {
         if let Expr::Identifier(ident) = expr {
             match ident.value.as_str() {
                 "lm_time" => *expr = self.time.clone(),
-                "lm_size" => *expr = self.size.clone(),
-                _ => {}
+                name => {
+                    let place = name
+                        .strip_prefix("lm_duration_")
+                        .and_then(|at| at.parse::<usize>().ok());
+                    if let Some(duration) = place.and_then(|at| self.durations.get(at)) {
+                        *expr = (*duration).clone();
+                    }
+                }
             }
         }
         ControlFlow::Continue(())

@@ -45,6 +45,10 @@ const SYNTAX: &[&str] = &[
     "make_map",
     "array",
     "tumble_start",
+    "hop_start",
+    "hop_end",
+    "session_start",
+    "session_end",
     "tumble_end",
 ];
 

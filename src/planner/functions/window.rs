@@ -1,6 +1,7 @@
-//! `tumble`: a mark in a query that the window rewrite replaces; it is never evaluated.
+//! `tumble`, `hop`, `session`: marks in a query that the window rewrite replaces; they are never evaluated.
 //!
-//! `tumble(size)` windows by the table's event time, `tumble(ts, size)` names it. Both give a struct of `start` and `end`.
+//! `tumble(size)` windows by the table's event time, `tumble(ts, size)` names it; likewise `hop(slide, size)` and
+//! `session(gap)`. All give a struct of `start` and `end`.
 
 use std::sync::{Arc, LazyLock};
 
@@ -11,11 +12,15 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, Sca
 use crate::planner::functions::Functions;
 
 pub const TUMBLE: &str = "tumble";
+pub const HOP: &str = "hop";
+pub const SESSION: &str = "session";
 pub const START: &str = "start";
 pub const END: &str = "end";
 
-static TUMBLE_FUNCTION: LazyLock<Arc<ScalarUDF>> =
-    LazyLock::new(|| Arc::new(ScalarUDF::new_from_impl(TumbleMark::default())));
+static MARKS: LazyLock<Vec<Arc<ScalarUDF>>> = LazyLock::new(|| {
+    let mark = |name| Arc::new(ScalarUDF::new_from_impl(WindowMark::new(name)));
+    [TUMBLE, HOP, SESSION].map(mark).to_vec()
+});
 
 /// The type of a window.
 pub fn window_type() -> DataType {
@@ -27,45 +32,70 @@ pub fn window_type() -> DataType {
 }
 
 pub fn register(functions: &mut Functions) {
-    functions.add_scalar(Arc::clone(&TUMBLE_FUNCTION));
+    for mark in MARKS.iter() {
+        functions.add_scalar(Arc::clone(mark));
+    }
 }
 
-/// `TUMBLE_START` is the field `start` of a window.
-pub fn field_function(name: &str) -> Option<&'static str> {
+pub fn is_window(name: &str) -> bool {
+    [TUMBLE, HOP, SESSION].contains(&name)
+}
+
+/// `TUMBLE_START` is the field `start` of a window `TUMBLE`.
+pub fn field_function(name: &str) -> Option<(&'static str, &'static str)> {
+    Some(match name {
+        "tumble_start" => (TUMBLE, START),
+        "tumble_end" => (TUMBLE, END),
+        "hop_start" => (HOP, START),
+        "hop_end" => (HOP, END),
+        "session_start" => (SESSION, START),
+        "session_end" => (SESSION, END),
+        _ => return None,
+    })
+}
+
+/// What a window function takes, for messages.
+pub fn usage(name: &str) -> &'static str {
     match name {
-        "tumble_start" => Some(START),
-        "tumble_end" => Some(END),
-        _ => None,
+        TUMBLE => "TUMBLE takes the window's size, or a time column and the size",
+        HOP => "HOP takes the slide and the window's size, or a time column, the slide and the size",
+        _ => "SESSION takes the gap, or a time column and the gap",
     }
+}
+
+/// Durations that a window function takes.
+pub fn durations(name: &str) -> usize {
+    if name == HOP { 2 } else { 1 }
 }
 
 /// What to say of window functions that are not there.
 pub fn not_yet(name: &str) -> Option<&'static str> {
     match name {
-        "hop" | "hop_start" | "hop_end" | "slide" => Some("HOP windows are not supported"),
-        "session" | "session_start" | "session_end" => Some("SESSION windows are not supported"),
         "cumulate" => Some("CUMULATE windows are not supported"),
+        "slide" => Some("SLIDE is called HOP"),
         _ => None,
     }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct TumbleMark {
+struct WindowMark {
+    name: &'static str,
     signature: Signature,
 }
 
-impl Default for TumbleMark {
-    fn default() -> TumbleMark {
-        TumbleMark {
+impl WindowMark {
+    fn new(name: &'static str) -> WindowMark {
+        WindowMark {
+            name,
             // Arguments are checked where the window is made, with messages of our own.
             signature: Signature::variadic_any(Volatility::Immutable),
         }
     }
 }
 
-impl ScalarUDFImpl for TumbleMark {
+impl ScalarUDFImpl for WindowMark {
     fn name(&self) -> &str {
-        TUMBLE
+        self.name
     }
 
     fn signature(&self) -> &Signature {
@@ -73,8 +103,9 @@ impl ScalarUDFImpl for TumbleMark {
     }
 
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
-        if arguments.is_empty() || arguments.len() > 2 {
-            return plan_err!("TUMBLE takes the window's size, or a time column and the size");
+        let durations = durations(self.name);
+        if arguments.len() != durations && arguments.len() != durations + 1 {
+            return plan_err!("{}", usage(self.name));
         }
         Ok(window_type())
     }

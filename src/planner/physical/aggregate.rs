@@ -54,6 +54,12 @@ impl Lowering {
                 "Declare a WATERMARK on every table that the window reads.",
             ));
         }
+        if matches!(node.window, WindowSpec::Session { .. }) && !prepared.spec.append_only_input {
+            return Err(Error::not_supported(
+                "a SESSION window over changing rows is not supported: a row that goes may split a session",
+                "Use a TUMBLE or HOP window, or put the session before what makes rows change.",
+            ));
+        }
         let keys = prepared.spec.keys.len();
         let bounds = [
             node.schema.field(keys).as_ref().clone(),
@@ -70,13 +76,13 @@ impl Lowering {
             EmitMode::OnWindowClose => "",
             EmitMode::OnUpdate => " emit=update",
         };
-        let window = format!("window=tumble({}) ", explain::duration(node.size_micros));
+        let window = format!("window={} ", explain::window(node.window));
         let description = format!("{window}{}{emit}", description(&node.keys, &prepared.spec));
-        let (size_micros, emit) = (node.size_micros, node.emit);
+        let (window, emit) = (node.window, node.emit);
         self.aggregate_node(prepared, shape, description, move |aggregate| {
             OperatorSpec::WindowAggregate(WindowAggregateSpec {
                 aggregate,
-                window: WindowSpec::Tumble { size_micros },
+                window,
                 emit,
             })
         })
@@ -172,7 +178,10 @@ impl Lowering {
         if stream.partition.as_deref() == Some(spec.keys.as_slice()) {
             return Ok((spec, self.builder.forward(stream.node, wide), wide));
         }
-        if wide == 1 || !accumulators::decomposable(&spec.aggregates, spec.append_only_input) {
+        // What a session is shows only where all rows of a key meet.
+        let is_session = matches!(operator(spec.clone()), OperatorSpec::WindowAggregate(window)
+            if matches!(window.window, WindowSpec::Session { .. }));
+        if wide == 1 || is_session || !accumulators::decomposable(&spec.aggregates, spec.append_only_input) {
             let (edge, parallelism) = self.builder.keyed(stream.node, spec.keys.clone());
             return Ok((spec, edge, parallelism));
         }

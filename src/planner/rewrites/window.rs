@@ -1,9 +1,11 @@
-//! Finds the windows of a query: GROUP BY over `tumble(..)`, directly or through subqueries and views, becomes a
-//! [`WindowAggregateNode`].
+//! Finds the windows of a query: GROUP BY over `tumble(..)`, `hop(..)` or `session(..)`, directly or through subqueries and
+//! views, becomes a [`WindowAggregateNode`].
 //!
 //! Soundness: rows are put into windows by the event time that travels beside them, so the rewrite fires only for
 //! `tumble(size)` and for `tumble(ts, size)` where `ts` is the event time itself; any other time column is refused.
-//! A window that is not grouped by is arithmetic on its time column.
+//! Results of windows that are grouped by their window again have the last microsecond of it as their event time, which
+//! tells which window that is; of sessions, whose length differs, the start is one more key.
+//! A tumbling window that is not grouped by is arithmetic on its time column.
 
 use std::sync::Arc;
 
@@ -11,18 +13,18 @@ use arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
 use arrow::datatypes::{DataType, IntervalMonthDayNano, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DataFusionError, ScalarValue};
-use datafusion::functions::core::expr_fn::named_struct;
+use datafusion::functions::core::expr_fn::{get_field, named_struct};
 use datafusion::functions::datetime::expr_fn::date_bin;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
     Aggregate, Expr, Extension, LogicalPlan, LogicalPlanBuilder, Operator, binary_expr, cast, lit,
 };
 
-use crate::engine::graph::EmitMode;
+use crate::engine::graph::{EmitMode, WindowSpec};
 use crate::error::{ErrorReport, SqlState};
 use crate::planner::bind::tables::StreamTable;
 use crate::planner::error::{Error, Result};
-use crate::planner::functions::window::{END, START, TUMBLE};
+use crate::planner::functions::window::{END, HOP, SESSION, START, durations, is_window, usage};
 use crate::planner::rewrites::text_literal;
 use crate::planner::rewrites::window_node::{WINDOW, WindowAggregateNode};
 
@@ -31,8 +33,16 @@ use crate::planner::rewrites::window_node::{WINDOW, WindowAggregateNode};
 struct WindowUse {
     /// The time column as named, at the place where it was named; `None` for the table's event time.
     by_event_time: bool,
-    size_micros: i64,
+    window: WindowSpec,
+    /// The rows are results of this window.
+    given: bool,
     part: Part,
+}
+
+impl WindowUse {
+    fn is_given_session(&self) -> bool {
+        self.given && matches!(self.window, WindowSpec::Session { .. })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,9 +86,9 @@ fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>
         let found = window_use(expr, &aggregate.input)?;
         if let Some(found) = &found {
             match &window {
-                Some(first) if first.size_micros != found.size_micros => {
+                Some(first) if (first.window, first.given) != (found.window, found.given) => {
                     return Err(Error::not_supported(
-                        "grouping by two windows of different sizes is not supported",
+                        "grouping by two different windows is not supported",
                         "Group by one window in a subquery and by the other in the query around it.",
                     ));
                 }
@@ -94,22 +104,55 @@ fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>
         return Err(not_event_time());
     }
     require_event_time(&aggregate.input)?;
-    let keys: Vec<Expr> = aggregate
+    let mut keys: Vec<Expr> = aggregate
         .group_expr
         .iter()
         .zip(&uses)
         .filter(|(_, found)| found.is_none())
         .map(|(expr, _)| expr.clone())
         .collect();
+    if window.is_given_session() {
+        match session_start(aggregate, &uses) {
+            Some(start) => keys.push(start),
+            // By one bound alone several sessions are one group, which nothing tells to be complete.
+            None => return Ok(None),
+        }
+    }
+    let of_node = match (window.given, window.window) {
+        (true, WindowSpec::Session { .. }) => WindowSpec::Given { size_micros: 1 },
+        (true, WindowSpec::Hop { size_micros, .. }) => WindowSpec::Given { size_micros },
+        (_, window) => window,
+    };
+    if emit == EmitMode::OnUpdate && matches!(of_node, WindowSpec::Session { .. }) {
+        return Err(Error::not_supported(
+            "EMIT ON UPDATE with SESSION windows is not supported",
+            "Leave it out: a session is emitted when it is over; or use TUMBLE or HOP.",
+        ));
+    }
     let node = WindowAggregateNode::try_new(
         aggregate.input.as_ref().clone(),
         keys,
         aggregate.aggr_expr.clone(),
-        window.size_micros,
+        of_node,
         emit,
     )
     .map_err(from_datafusion)?;
     projection_over(aggregate, &uses, node).map(Some)
+}
+
+/// The start of the sessions that rows are results of, when both bounds are grouped by.
+fn session_start(aggregate: &Aggregate, uses: &[Option<WindowUse>]) -> Option<Expr> {
+    let part_of = |part: Part| {
+        let found = |found: &Option<WindowUse>| found.as_ref().is_some_and(|found| found.part == part);
+        uses.iter()
+            .position(found)
+            .map(|at| aggregate.group_expr[at].clone().unalias())
+    };
+    match (part_of(Part::Whole), part_of(Part::Start), part_of(Part::End)) {
+        (Some(whole), _, _) => Some(get_field(whole, START)),
+        (None, Some(start), Some(_)) => Some(start),
+        _ => None,
+    }
 }
 
 /// The columns of the aggregate that was, over those of the node.
@@ -122,6 +165,11 @@ fn projection_over(
     let mut key_columns =
         (0..node.keys.len()).map(|index| Expr::Column(Column::from(node.schema.qualified_field(index))));
     let first_aggregate = node.keys.len() + 2;
+    let given_session = uses.iter().flatten().any(WindowUse::is_given_session);
+    let start = match node.keys.len().checked_sub(1).filter(|_| given_session) {
+        Some(last) => Expr::Column(Column::from(node.schema.qualified_field(last))),
+        None => WindowAggregateNode::bound(START),
+    };
     let mut columns = Vec::with_capacity(aggregate.schema.fields().len());
     for (index, (qualifier, field)) in aggregate.schema.iter().enumerate() {
         let value = if index < group_count {
@@ -129,11 +177,11 @@ fn projection_over(
                 Some(found) => match found.part {
                     Part::Whole => named_struct(vec![
                         lit(START),
-                        WindowAggregateNode::bound(START),
+                        start.clone(),
                         lit(END),
                         WindowAggregateNode::bound(END),
                     ]),
-                    Part::Start => WindowAggregateNode::bound(START),
+                    Part::Start => start.clone(),
                     Part::End => WindowAggregateNode::bound(END),
                 },
                 None => key_columns
@@ -167,7 +215,7 @@ fn projection_over(
 fn window_use(expr: &Expr, input: &LogicalPlan) -> Result<Option<WindowUse>> {
     match expr {
         Expr::Alias(alias) => window_use(&alias.expr, input),
-        Expr::ScalarFunction(call) if call.name() == TUMBLE => tumble(call, input).map(Some),
+        Expr::ScalarFunction(call) if is_window(call.name()) => of_call(call, input).map(Some),
         Expr::ScalarFunction(call) if call.name() == "get_field" => {
             let [inner, field] = call.args.as_slice() else {
                 return Ok(None);
@@ -214,16 +262,17 @@ fn bound_of_result(column: &Column, input: &LogicalPlan) -> Option<WindowUse> {
     }
     Some(WindowUse {
         by_event_time: true,
-        size_micros: node.size_micros,
+        window: node.window,
+        given: true,
         part: if column.name == START { Part::Start } else { Part::End },
     })
 }
 
 /// Whether a window is a part of a larger expression that would need its own grouping.
 fn contains_window_inside(expr: &Expr) -> bool {
-    let is_whole = |expr: &Expr| matches!(expr, Expr::ScalarFunction(call) if call.name() == TUMBLE);
+    let is_whole = |expr: &Expr| matches!(expr, Expr::ScalarFunction(call) if is_window(call.name()));
     let direct = match expr.clone().unalias() {
-        Expr::ScalarFunction(call) if call.name() == TUMBLE => true,
+        Expr::ScalarFunction(call) if is_window(call.name()) => true,
         Expr::ScalarFunction(call) if call.name() == "get_field" => call.args.first().is_some_and(is_whole),
         _ => false,
     };
@@ -316,25 +365,55 @@ fn field_of(expr: &Expr, wanted: Option<&str>) -> Option<Expr> {
     }
 }
 
-fn tumble(call: &ScalarFunction, input: &LogicalPlan) -> Result<WindowUse> {
-    let (time, size) = arguments(call)?;
+fn of_call(call: &ScalarFunction, input: &LogicalPlan) -> Result<WindowUse> {
+    let (time, window) = arguments(call)?;
     Ok(WindowUse {
         by_event_time: time.is_none_or(|time| is_event_time(time, input)),
-        size_micros: size,
+        window,
+        given: false,
         part: Part::Whole,
     })
 }
 
-/// The time column, when given, and the size.
-fn arguments(call: &ScalarFunction) -> Result<(Option<&Expr>, i64)> {
-    match call.args.as_slice() {
-        [size] => Ok((None, size_of(size)?)),
-        [time, size] => Ok((Some(time), size_of(size)?)),
-        _ => Err(Error::query(
-            SqlState::UNDEFINED_FUNCTION,
-            "TUMBLE takes the window's size, or a time column and the size",
-        )),
+/// The time column, when given, and the window.
+fn arguments(call: &ScalarFunction) -> Result<(Option<&Expr>, WindowSpec)> {
+    let durations = durations(call.name());
+    let (time, rest) = match call.args.len().checked_sub(durations) {
+        Some(0) => (None, call.args.as_slice()),
+        Some(1) => (call.args.first(), &call.args[1..]),
+        _ => return Err(Error::query(SqlState::UNDEFINED_FUNCTION, usage(call.name()))),
+    };
+    let window = match (call.name(), rest) {
+        (HOP, [slide, size]) => hop(size_of(slide)?, size_of(size)?)?,
+        (SESSION, [gap]) => WindowSpec::Session {
+            gap_micros: size_of(gap)?,
+        },
+        (_, [size]) => WindowSpec::Tumble {
+            size_micros: size_of(size)?,
+        },
+        _ => return Err(Error::query(SqlState::UNDEFINED_FUNCTION, usage(call.name()))),
+    };
+    Ok((time, window))
+}
+
+/// More windows than this a row, and the slide was meant to be something else.
+const WINDOWS_OF_A_ROW_MAX: i64 = 100_000;
+
+fn hop(slide_micros: i64, size_micros: i64) -> Result<WindowSpec> {
+    if size_micros / slide_micros > WINDOWS_OF_A_ROW_MAX {
+        return Err(Error::query(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("a HOP of more than {WINDOWS_OF_A_ROW_MAX} windows over each row is not supported"),
+        ));
     }
+    Ok(if slide_micros == size_micros {
+        WindowSpec::Tumble { size_micros }
+    } else {
+        WindowSpec::Hop {
+            slide_micros,
+            size_micros,
+        }
+    })
 }
 
 fn size_of(expr: &Expr) -> Result<i64> {
@@ -447,14 +526,15 @@ fn window_arithmetic(expr: Expr) -> Result<Transformed<Expr>, DataFusionError> {
     let Expr::ScalarFunction(call) = &expr else {
         return Ok(Transformed::no(expr));
     };
-    if call.name() != TUMBLE {
+    if !is_window(call.name()) {
         return Ok(Transformed::no(expr));
     }
-    let (time, size) = arguments(call).map_err(external)?;
-    let Some(time) = time else {
+    let (time, window) = arguments(call).map_err(external)?;
+    let (Some(time), WindowSpec::Tumble { size_micros: size }) = (time, window) else {
+        let name = call.name().to_uppercase();
         return Err(external(Error::not_supported(
-            "TUMBLE(size) is only supported in GROUP BY",
-            "Name the time column to compute the window of a row: TUMBLE(column, size).",
+            format!("{name} outside of GROUP BY is not supported"),
+            "Group by it, or name the time column to compute the one window of a row: TUMBLE(column, size).",
         )));
     };
     let timestamp = DataType::Timestamp(TimeUnit::Microsecond, None);

@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result, TableReference};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, UserDefinedLogicalNodeCore};
 
-use crate::engine::graph::EmitMode;
+use crate::engine::graph::{EmitMode, WindowSpec};
 
 /// Qualifies the window's columns.
 pub const WINDOW: &str = "(window)";
@@ -22,7 +22,7 @@ pub struct WindowAggregateNode {
     pub input: LogicalPlan,
     pub keys: Vec<Expr>,
     pub aggregates: Vec<Expr>,
-    pub size_micros: i64,
+    pub window: WindowSpec,
     pub emit: EmitMode,
     pub schema: DFSchemaRef,
 }
@@ -32,7 +32,7 @@ impl WindowAggregateNode {
         input: LogicalPlan,
         keys: Vec<Expr>,
         aggregates: Vec<Expr>,
-        size_micros: i64,
+        window: WindowSpec,
         emit: EmitMode,
     ) -> Result<WindowAggregateNode> {
         // DataFusion's own node names and types the keys and aggregates.
@@ -59,7 +59,7 @@ impl WindowAggregateNode {
             input,
             keys,
             aggregates,
-            size_micros,
+            window,
             emit,
             schema: Arc::new(schema),
         })
@@ -81,14 +81,14 @@ impl Hash for WindowAggregateNode {
         self.input.hash(state);
         self.keys.hash(state);
         self.aggregates.hash(state);
-        self.size_micros.hash(state);
+        self.window.hash(state);
         (self.emit == EmitMode::OnUpdate).hash(state);
     }
 }
 
 impl PartialOrd for WindowAggregateNode {
     fn partial_cmp(&self, other: &WindowAggregateNode) -> Option<Ordering> {
-        match self.size_micros.cmp(&other.size_micros) {
+        match self.window.cmp(&other.window) {
             Ordering::Equal => self.input.partial_cmp(&other.input),
             unequal => Some(unequal),
         }
@@ -115,8 +115,8 @@ impl UserDefinedLogicalNodeCore for WindowAggregateNode {
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "WindowAggregate: window=[tumble({})], groupBy=[[{}]], aggr=[[{}]]",
-            crate::planner::explain::duration(self.size_micros),
+            "WindowAggregate: window=[{}], groupBy=[[{}]], aggr=[[{}]]",
+            crate::planner::explain::window(self.window),
             Self::expressions_text(&self.keys),
             Self::expressions_text(&self.aggregates),
         )
@@ -133,7 +133,7 @@ impl UserDefinedLogicalNodeCore for WindowAggregateNode {
             .pop()
             .ok_or_else(|| datafusion::common::DataFusionError::Internal("a window aggregate has one input".into()))?;
         let aggregates = exprs.split_off(self.keys.len().min(exprs.len()));
-        let mut node = WindowAggregateNode::try_new(input, exprs, aggregates, self.size_micros, self.emit)?;
+        let mut node = WindowAggregateNode::try_new(input, exprs, aggregates, self.window, self.emit)?;
         // Names above refer to the columns as they were first called.
         if node.schema.fields().len() == self.schema.fields().len() {
             node.schema = Arc::clone(&self.schema);

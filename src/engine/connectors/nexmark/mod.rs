@@ -180,7 +180,7 @@ pub fn batches(
     seed: u64,
     schema: &SchemaRef,
     rows: u64,
-) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
+) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
     let mut columns = ColumnGenerator::new(schema)?;
     let generator = Generator::new(seed, time_option("base_time", BASE_TIME)?, EVENT_RATE);
     let mut first = 0;

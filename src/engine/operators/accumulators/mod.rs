@@ -78,6 +78,20 @@ pub(crate) trait Accumulator: Send {
     /// The state columns for each of `groups`.
     fn state(&mut self, groups: &[u32]) -> Result<Vec<ArrayRef>>;
 
+    /// Adds all that group `from` has to group `into`.
+    fn absorb(&mut self, from: u32, into: u32) -> Result<()> {
+        let Some(values) = self.multiset() else {
+            let states = self.state(&[from])?;
+            return self.merge(&states, &[into]);
+        };
+        let entries = values.entries_of(from)?;
+        let rows = GroupedRows {
+            groups: &vec![into; entries.counts.len()],
+            weights: Some(&entries.counts),
+        };
+        self.update(&entries.values, rows)
+    }
+
     /// Empties one group.
     fn reset(&mut self, group: u32);
 

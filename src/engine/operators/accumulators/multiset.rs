@@ -140,6 +140,16 @@ impl Multiset {
         Ok(self.converter.convert_rows(rows)?)
     }
 
+    /// All entries of a group.
+    pub fn entries_of(&self, group: u32) -> Result<EntryRows> {
+        let entries = &self.groups[group as usize];
+        Ok(EntryRows {
+            groups: vec![group; entries.len()],
+            values: self.decode(entries.keys().map(AsRef::as_ref))?,
+            counts: entries.values().map(|entry| entry.count).collect(),
+        })
+    }
+
     /// Empties a group.
     pub fn reset(&mut self, group: u32) {
         if self.groups[group as usize].is_empty() {

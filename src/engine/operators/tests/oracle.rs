@@ -10,21 +10,23 @@ use arrow::datatypes::{DataType, SchemaRef};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::engine::graph::{AggregateFunction as F, AggregatePhase, AggregateSpec, EmitMode, OperatorSpec};
+use crate::engine::graph::{
+    AggregateFunction as F, AggregatePhase, AggregateSpec, EmitMode, OperatorSpec, WindowAggregateSpec, WindowSpec,
+};
 use crate::engine::message::{Barrier, BarrierKind, Chunk, Watermark, Weights};
 use crate::engine::operator::{Operator, Output, OutputItem};
 use crate::engine::operators::build;
 use crate::ids::Epoch;
 use crate::state::hash::hash_columns;
 use crate::state::key_group::KeyGroups;
-use crate::testing::aggregate_specs::{
-    aggregate, call, context, distinct, result_schema, schema, shape, two_phases, windowed,
-};
+use crate::testing::aggregate_specs::{aggregate, call, context, distinct, result_schema, schema, shape, two_phases};
 use crate::testing::memory_state::{MemoryState, snapshot_context};
 use crate::testing::operator_harness::rows_of;
 
 const INT: DataType = DataType::Int64;
-const WINDOW: i64 = 10;
+const TUMBLE: WindowSpec = WindowSpec::Tumble { size_micros: 10 };
+
+type Window = Option<(WindowSpec, EmitMode)>;
 
 /// Time, key, value.
 type Row = (i64, Option<i64>, Option<i64>);
@@ -78,15 +80,19 @@ struct Cluster {
     snapshots_of_run: u64,
 }
 
-fn wrap(spec: &AggregateSpec, window: Option<EmitMode>) -> OperatorSpec {
+fn wrap(spec: &AggregateSpec, window: Window) -> OperatorSpec {
     match window {
         None => OperatorSpec::UpdatingAggregate(spec.clone()),
-        Some(emit) => OperatorSpec::WindowAggregate(windowed(spec.clone(), WINDOW, emit)),
+        Some((window, emit)) => OperatorSpec::WindowAggregate(WindowAggregateSpec {
+            aggregate: spec.clone(),
+            window,
+            emit,
+        }),
     }
 }
 
 impl Cluster {
-    fn new(spec: &AggregateSpec, window: Option<EmitMode>, phases: u32) -> Cluster {
+    fn new(spec: &AggregateSpec, window: Window, phases: u32) -> Cluster {
         let input = input_schema();
         let output = result_schema(spec, &input, window.is_some());
         let mut cluster = Cluster {
@@ -324,9 +330,16 @@ fn calls(with_kept_values: bool) -> Vec<crate::engine::graph::AggregateCall> {
 }
 
 fn naive(rows: &[Row], by: impl Fn(&Row) -> String, with_kept_values: bool) -> BTreeMap<String, i64> {
+    naive_of_many(rows, |row| vec![by(row)], with_kept_values)
+}
+
+/// A row may be in several groups, or in none.
+fn naive_of_many(rows: &[Row], by: impl Fn(&Row) -> Vec<String>, with_kept_values: bool) -> BTreeMap<String, i64> {
     let mut groups: BTreeMap<String, Vec<Row>> = BTreeMap::new();
     for row in rows {
-        groups.entry(by(row)).or_default().push(*row);
+        for group in by(row) {
+            groups.entry(group).or_default().push(*row);
+        }
     }
     groups
         .into_iter()
@@ -339,6 +352,85 @@ fn naive(rows: &[Row], by: impl Fn(&Row) -> String, with_kept_values: bool) -> B
             )
         })
         .collect()
+}
+
+/// Key and bounds of the windows of a row, straight from their definition.
+fn windows_of(row: &Row, window: WindowSpec) -> Vec<String> {
+    let (slide, size) = match window {
+        WindowSpec::Tumble { size_micros } => (size_micros, size_micros),
+        WindowSpec::Hop {
+            slide_micros,
+            size_micros,
+        } => (slide_micros, size_micros),
+        other => panic!("{other:?} has no windows of a fixed size"),
+    };
+    (-100..1000)
+        .map(|number| number * slide)
+        .filter(|start| (*start..start + size).contains(&row.0))
+        .map(|start| format!("{} {start} {}", text(row.1), start + size))
+        .collect()
+}
+
+/// Key and bounds of the session of every row: the sessions of a key by going through its times in order.
+fn session_of(row: &Row, rows: &[Row], gap: i64, keyed: bool) -> String {
+    let is_of_key = |other: &&Row| !keyed || other.1 == row.1;
+    let mut times: Vec<i64> = rows.iter().filter(is_of_key).map(|other| other.0).collect();
+    times.sort_unstable();
+    let at = times.partition_point(|&time| time < row.0);
+    let first = (1..=at)
+        .rev()
+        .find(|&at| times[at] - times[at - 1] >= gap)
+        .map_or(times[0], |at| times[at]);
+    let last = (at..times.len() - 1)
+        .find(|&at| times[at + 1] - times[at] >= gap)
+        .unwrap_or(times.len() - 1);
+    let key = if keyed {
+        format!("{} ", text(row.1))
+    } else {
+        String::new()
+    };
+    format!("{key}{first} {}", times[last] + gap)
+}
+
+/// Time moves on by `step` a batch; rows are up to 15 behind, as the watermark says.
+fn moving(actions: Vec<Action>, step: i64) -> Vec<Action> {
+    let mut now = 0;
+    let moved = actions.into_iter().map(|action| match action {
+        Action::Insert(rows) => {
+            now += step;
+            Action::Insert(rows.into_iter().map(|row| (now + row.0 % 15, row.1, row.2)).collect())
+        }
+        other => other,
+    });
+    moved.collect()
+}
+
+/// A true bound: batches begin `step` after each other, so the next has nothing before its own.
+fn say_watermark(cluster: &mut Cluster, new: &[Row], step: i64) {
+    if let Some(earliest) = new.iter().map(|row| row.0).min() {
+        cluster.watermark(earliest - 15 + step);
+    }
+}
+
+fn any_window() -> impl Strategy<Value = WindowSpec> {
+    let hop = |(slide_micros, size_micros)| WindowSpec::Hop {
+        slide_micros,
+        size_micros,
+    };
+    prop_oneof![
+        Just(TUMBLE),
+        prop::sample::select(vec![
+            (2, 10),
+            (3, 10),
+            (5, 10),
+            (4, 6),
+            (15, 10),
+            (1, 16),
+            (10, 20),
+            (7, 21)
+        ])
+        .prop_map(hop),
+    ]
 }
 
 proptest! {
@@ -404,40 +496,41 @@ proptest! {
         actions in prop::collection::vec(action(false), 1..25),
         phases in 1..3u32,
         on_update: bool,
+        kept_values: bool,
+        window in any_window(),
     ) {
         let emit = if on_update { EmitMode::OnUpdate } else { EmitMode::OnWindowClose };
-        let spec = aggregate(&[1], calls(phases == 1), true);
-        let mut cluster = Cluster::new(&spec, Some(emit), phases);
-        // Time moves on by 7 a batch; rows are up to 15 behind, as the watermark says.
-        let mut shifted = Vec::new();
-        let mut now = 0;
-        for action in actions {
-            shifted.push(match action {
-                Action::Insert(rows) => {
-                    now += 7;
-                    Action::Insert(rows.into_iter().map(|row| (now + row.0 % 15, row.1, row.2)).collect())
-                }
-                other => other,
-            });
-        }
-        let rows = cluster.run(&shifted, |cluster, new| {
-            let earliest_possible = new.iter().map(|row| row.0).min().unwrap_or(0);
-            // A true bound: the next batch starts 7 later than this one, whose rows span 15.
-            cluster.watermark(earliest_possible - 7);
-        });
-        let start = |row: &Row| row.0.div_euclid(WINDOW) * WINDOW;
-        let by = |row: &Row| format!("{} {} {}", text(row.1), start(row), start(row) + WINDOW);
-        prop_assert_eq!(&cluster.folded, &naive(&rows, by, phases == 1));
+        let kept_values = kept_values && phases == 1;
+        let spec = aggregate(&[1], calls(kept_values), true);
+        let mut cluster = Cluster::new(&spec, Some((window, emit)), phases);
+        let rows = cluster.run(&moving(actions, 7), |cluster, new| say_watermark(cluster, new, 7));
+        prop_assert_eq!(&cluster.folded, &naive_of_many(&rows, |row| windows_of(row, window), kept_values));
         prop_assert_eq!(cluster.lasts.iter().map(|operator| operator.late_rows()).sum::<u64>(), 0);
     }
 
     #[test]
-    fn windows_over_changing_input(actions in prop::collection::vec(action(true), 1..25)) {
+    fn sessions(
+        actions in prop::collection::vec(action(false), 1..25),
+        kept_values: bool,
+        keyed: bool,
+        gap_micros in 1..12i64,
+        step in 7..30i64,
+    ) {
+        let keys: &[usize] = if keyed { &[1] } else { &[] };
+        let spec = aggregate(keys, calls(kept_values), true);
+        let window = WindowSpec::Session { gap_micros };
+        let mut cluster = Cluster::new(&spec, Some((window, EmitMode::OnWindowClose)), 1);
+        let rows = cluster.run(&moving(actions, step), |cluster, new| say_watermark(cluster, new, step));
+        let expected = naive(&rows, |row| session_of(row, &rows, gap_micros, keyed), kept_values);
+        prop_assert_eq!(&cluster.folded, &expected);
+        prop_assert_eq!(cluster.lasts.iter().map(|operator| operator.late_rows()).sum::<u64>(), 0);
+    }
+
+    #[test]
+    fn windows_over_changing_input(actions in prop::collection::vec(action(true), 1..25), window in any_window()) {
         let spec = aggregate(&[1], calls(true), false);
-        let mut cluster = Cluster::new(&spec, Some(EmitMode::OnWindowClose), 1);
+        let mut cluster = Cluster::new(&spec, Some((window, EmitMode::OnWindowClose)), 1);
         let rows = cluster.run(&actions, |_, _| ());
-        let start = |row: &Row| row.0.div_euclid(WINDOW) * WINDOW;
-        let by = |row: &Row| format!("{} {} {}", text(row.1), start(row), start(row) + WINDOW);
-        prop_assert_eq!(&cluster.folded, &naive(&rows, by, true));
+        prop_assert_eq!(&cluster.folded, &naive_of_many(&rows, |row| windows_of(row, window), true));
     }
 }

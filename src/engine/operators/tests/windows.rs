@@ -2,7 +2,7 @@
 
 use arrow::datatypes::{DataType, SchemaRef};
 
-use crate::engine::graph::{AggregateFunction as F, AggregateSpec, EmitMode};
+use crate::engine::graph::{AggregateFunction as F, AggregateSpec, EmitMode, WindowAggregateSpec, WindowSpec};
 use crate::testing::aggregate_specs::{aggregate, call, distinct, schema, window_harness, windowed};
 use crate::testing::operator_harness::lines;
 
@@ -96,4 +96,81 @@ fn no_keys_gives_one_row_a_window_and_none_for_empty_ones() {
         harness.run("+ 1 1 1\n+ 2 2 2\n+ 31 1 1\nC 1\nR\nW 50"),
         lines("+ 0 10 2 3\n+ 30 40 1 1\nW 50")
     );
+}
+
+fn hopping(aggregate: AggregateSpec, slide_micros: i64, size_micros: i64) -> WindowAggregateSpec {
+    WindowAggregateSpec {
+        aggregate,
+        window: WindowSpec::Hop {
+            slide_micros,
+            size_micros,
+        },
+        emit: EmitMode::OnWindowClose,
+    }
+}
+
+fn sessions(aggregate: AggregateSpec, gap_micros: i64) -> WindowAggregateSpec {
+    WindowAggregateSpec {
+        aggregate,
+        window: WindowSpec::Session { gap_micros },
+        emit: EmitMode::OnWindowClose,
+    }
+}
+
+#[test]
+fn a_row_is_in_every_window_that_hops_over_it() {
+    let mut harness = window_harness(hopping(count_and_sum(true), 5, 10), &input(), 0);
+    assert_eq!(harness.run("+ 7 1 3\n+ 12 1 4\nW 9"), lines("W 9"));
+    assert_eq!(harness.run("W 10"), lines("+ 1 0 10 1 3\nW 10"));
+    assert_eq!(harness.run("W 16"), lines("+ 1 5 15 2 7\nW 16"));
+    // The windows of 4 have closed; of those of 12 the last is open.
+    assert_eq!(harness.run("+ 4 1 1\n+ 12 1 1"), "");
+    assert_eq!(harness.operator().late_rows(), 1);
+    assert_eq!(harness.run("C 1\nR\nE"), lines("+ 1 10 20 2 5"));
+}
+
+#[test]
+fn windows_that_close_together_come_in_order() {
+    let mut harness = window_harness(hopping(count_and_sum(true), 2, 6), &input(), 0);
+    assert_eq!(
+        harness.run("+ 1 1 1\n+ 20 1 1\nW 30"),
+        lines("+ 1 -4 2 1 1\n+ 1 -2 4 1 1\n+ 1 0 6 1 1\n+ 1 16 22 1 1\n+ 1 18 24 1 1\n+ 1 20 26 1 1\nW 30")
+    );
+}
+
+#[test]
+fn a_gap_between_windows_is_nobodys() {
+    let mut harness = window_harness(hopping(count_and_sum(true), 10, 4), &input(), 0);
+    assert_eq!(
+        harness.run("+ 3 1 1\n+ 4 1 1\n+ 9 1 1\n+ 10 1 1\nW 20"),
+        lines("+ 1 0 4 1 1\n+ 1 10 14 1 1\nW 20")
+    );
+    assert_eq!(harness.operator().late_rows(), 0);
+}
+
+#[test]
+fn a_session_ends_a_gap_after_its_last_row() {
+    let mut harness = window_harness(sessions(count_and_sum(true), 10), &input(), 0);
+    assert_eq!(harness.run("+ 1 1 1\n+ 9 1 2\n+ 25 1 4\n+ 3 2 1\nW 12"), lines("W 12"));
+    assert_eq!(harness.run("W 19"), lines("+ 2 3 13 1 1\n+ 1 1 19 2 3\nW 19"));
+    // 9 would have been of the closed one; 16 begins before 25 and is less than 10 away from it.
+    assert_eq!(harness.run("+ 9 1 1\n+ 16 1 8"), "");
+    assert_eq!(harness.operator().late_rows(), 1);
+    assert_eq!(harness.run("E"), lines("+ 1 16 35 2 12"));
+}
+
+#[test]
+fn a_row_between_two_sessions_makes_them_one_also_after_a_restart() {
+    let calls = vec![
+        call(F::CountRows, &[], INT),
+        distinct(call(F::Count, &[2], INT)),
+        call(F::Min, &[2], INT),
+    ];
+    let mut harness = window_harness(sessions(aggregate(&[1], calls, true), 10), &input(), 0);
+    harness.run("+ 1 1 5\n+ 20 1 5\n+ 40 1 7\nC 1\nR");
+    assert_eq!(
+        harness.run("+ 11 1 6\n+ 10 1 6\nC 2\nR\nW 30"),
+        lines("+ 1 1 30 4 2 5\nW 30")
+    );
+    assert_eq!(harness.run("C 3\nR\n+ 49 1 7\nE\nC 4\nR\nE"), lines("+ 1 40 59 2 1 7"));
 }
