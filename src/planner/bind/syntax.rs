@@ -8,9 +8,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
-    JoinConstraint, JoinOperator, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned,
-    TableFactor, VisitMut, VisitorMut,
+    AccessExpr, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
+    Ident, JoinConstraint, JoinOperator, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned,
+    TableFactor, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -119,6 +119,7 @@ impl VisitorMut for SyntaxPass<'_> {
         if let Expr::Collate { expr: inner, .. } = expr {
             *expr = inner.as_ref().clone();
         }
+        field_of_value(expr);
         if let Expr::Function(function) = expr
             && let Some(field) = window::field_function(&function_name(function))
         {
@@ -395,14 +396,36 @@ fn plain_operator(expr: &mut Expr) {
 /// `TUMBLE_START(..)` is the field `start` of `TUMBLE(..)`.
 fn window_field(mut function: Function, field: &str) -> Expr {
     function.name = ObjectName::from(Ident::new(window::TUMBLE));
-    let field =
-        Expr::Value(datafusion::sql::sqlparser::ast::Value::SingleQuotedString(field.to_owned()).with_empty_span());
+    let field = Expr::Value(Value::SingleQuotedString(field.to_owned()).with_empty_span());
     call("get_field", vec![Expr::Function(function), field])
 }
 
 /// A plain function call.
 pub fn call(name: &str, args: Vec<Expr>) -> Expr {
     Expr::Function(Function {
+/// `(value).field`, `(a.b).c`, `a[1].b`: fields by name, as the SQL planner takes them only of columns.
+fn field_of_value(expr: &mut Expr) {
+    let Expr::CompoundFieldAccess { root, access_chain } = expr else {
+        return;
+    };
+    // What follows a plain name may be the column of a table: the planner tells.
+    let is_name = matches!(root.as_ref(), Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+    let mut may_be_column = is_name;
+    for access in access_chain.iter_mut() {
+        match access {
+            AccessExpr::Dot(Expr::Identifier(_)) if may_be_column => {}
+            AccessExpr::Dot(Expr::Identifier(ident)) => {
+                let field = Value::SingleQuotedString(names::folded(ident));
+                *access = AccessExpr::Dot(Expr::Value(field.with_empty_span()));
+            }
+            _ => may_be_column = false,
+        }
+    }
+    if let Expr::Nested(inner) = root.as_ref() {
+        *root = inner.clone();
+    }
+}
+
         name: ObjectName::from(Ident::new(name)),
         uses_odbc_syntax: false,
         parameters: FunctionArguments::None,
