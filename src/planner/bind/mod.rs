@@ -5,6 +5,7 @@
 
 mod catalog_syntax;
 mod lateral_unnest;
+mod literals;
 pub mod names;
 pub mod positions;
 pub mod syntax;
@@ -336,6 +337,7 @@ pub fn options(settings: &Settings) -> ConfigOptions {
 pub fn shown_columns(plan: LogicalPlan, names: &[String]) -> Result<LogicalPlan, DataFusionError> {
     let shown: Vec<String> = match names {
         [] => plan
+    options.sql_parser.parse_float_as_decimal = true;
             .schema()
             .fields()
             .iter()

@@ -17,6 +17,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use crate::error::nearest;
 use crate::planner::bind::catalog_syntax;
 use crate::planner::bind::lateral_unnest;
+use crate::planner::bind::literals;
 use crate::planner::bind::names;
 use crate::planner::bind::positions::SourceText;
 use crate::planner::dialect;
@@ -84,6 +85,7 @@ impl VisitorMut for SyntaxPass<'_> {
         self.depth -= 1;
         if self.depth == 0 {
             catalog_syntax::show_names(query);
+            literals::show_integers(query);
         }
         ControlFlow::Continue(())
     }
@@ -115,6 +117,7 @@ impl VisitorMut for SyntaxPass<'_> {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Box<Error>> {
+        literals::settle(expr);
         plain_operator(expr);
         if let Expr::Collate { expr: inner, .. } = expr {
             *expr = inner.as_ref().clone();
