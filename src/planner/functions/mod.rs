@@ -25,6 +25,7 @@ mod json;
 mod postgres;
 mod row_function;
 pub mod window;
+mod time_arithmetic;
 
 /// Everything that can be called by name. Names are in lower case; aliases are names of their own.
 #[derive(Clone)]
@@ -61,6 +62,7 @@ static COMMON: LazyLock<Functions> = LazyLock::new(|| {
     window::register(&mut functions);
     json::register(&mut functions);
     functions
+    time_arithmetic::register(&mut functions);
 });
 
 fn from_datafusion() -> Functions {
