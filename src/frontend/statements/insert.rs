@@ -15,7 +15,9 @@ use crate::frontend::notice::Notice;
 use crate::frontend::response::Response;
 use crate::frontend::session::Session;
 use crate::frontend::sql::statement::InsertText;
-use crate::frontend::statements::create_pipeline::{keep_session_options, new_pipeline, tell_notices};
+use crate::frontend::statements::create_pipeline::{
+    keep_session_options, new_pipeline, refuse_to_destroy, tell_notices, warn_of_missing_input,
+};
 use crate::ids::Oid;
 use crate::planner::body::{Body, PipelineBody};
 use crate::planner::compiled::Target;
@@ -39,6 +41,8 @@ pub async fn insert(session: &mut Session, insert: &InsertText, source: &str) ->
     }
     let compiled = crate::planner::compile(&body, Target::Validate, &snapshot, &session.planner_settings())?;
     tell_notices(session, &compiled);
+    refuse_to_destroy(&compiled)?;
+    warn_of_missing_input(session, &compiled.graph).await;
     if compiled.unbounded {
         session.tell(
             Notice::of("this INSERT runs until it is cancelled")
