@@ -9,6 +9,7 @@ pub mod create_view;
 pub mod cursors;
 pub mod describe;
 pub mod drop;
+pub mod envelope;
 pub mod explain;
 pub mod insert;
 pub mod pipelines;
