@@ -22,10 +22,11 @@ use crate::planner::settings::{SessionFacts, Settings};
 pub mod arrays;
 pub mod catalog;
 mod json;
+pub mod lengths;
 mod postgres;
 mod row_function;
-pub mod window;
 mod time_arithmetic;
+pub mod window;
 
 /// Everything that can be called by name. Names are in lower case; aliases are names of their own.
 #[derive(Clone)]
@@ -61,8 +62,8 @@ static COMMON: LazyLock<Functions> = LazyLock::new(|| {
     let mut functions = from_datafusion();
     window::register(&mut functions);
     json::register(&mut functions);
-    functions
     time_arithmetic::register(&mut functions);
+    functions
 });
 
 fn from_datafusion() -> Functions {
