@@ -15,6 +15,7 @@ pub mod insert;
 pub mod pipelines;
 pub mod prepared;
 pub mod query;
+pub mod query_kind;
 pub mod secrets;
 pub mod settings;
 pub mod show;

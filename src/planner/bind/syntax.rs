@@ -119,10 +119,10 @@ impl VisitorMut for SyntaxPass<'_> {
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Box<Error>> {
         literals::settle(expr);
         plain_operator(expr);
+        field_of_value(expr);
         if let Expr::Collate { expr: inner, .. } = expr {
             *expr = inner.as_ref().clone();
         }
-        field_of_value(expr);
         if let Expr::Function(function) = expr
             && let Some(field) = window::field_function(&function_name(function))
         {
@@ -403,9 +403,6 @@ fn window_field(mut function: Function, field: &str) -> Expr {
     call("get_field", vec![Expr::Function(function), field])
 }
 
-/// A plain function call.
-pub fn call(name: &str, args: Vec<Expr>) -> Expr {
-    Expr::Function(Function {
 /// `(value).field`, `(a.b).c`, `a[1].b`: fields by name, as the SQL planner takes them only of columns.
 fn field_of_value(expr: &mut Expr) {
     let Expr::CompoundFieldAccess { root, access_chain } = expr else {
@@ -429,6 +426,9 @@ fn field_of_value(expr: &mut Expr) {
     }
 }
 
+/// A plain function call.
+pub fn call(name: &str, args: Vec<Expr>) -> Expr {
+    Expr::Function(Function {
         name: ObjectName::from(Ident::new(name)),
         uses_odbc_syntax: false,
         parameters: FunctionArguments::None,
