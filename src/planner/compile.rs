@@ -153,9 +153,14 @@ fn limit_of(query: &Query) -> Result<Option<u64>> {
     let Some(limit) = limit else {
         return Ok(None);
     };
+    // A parameter comes as the cast of a literal.
+    let limit = match limit {
+        SqlExpr::Cast { expr, .. } => expr,
+        plain => plain,
+    };
     let number = match limit {
         SqlExpr::Value(value) => match &value.value {
-            Value::Number(text, _) => text.parse().ok(),
+            Value::Number(text, _) | Value::SingleQuotedString(text) => text.parse().ok(),
             Value::Null => return Ok(None),
             _ => None,
         },

@@ -80,7 +80,8 @@ fn runs_as_pipeline(session: &Session, text: &QueryText, source: &str) -> bool {
         Ok(_) => false,
         Err(error) => error.code() == SqlState::FEATURE_NOT_SUPPORTED,
     };
-    reads_streams(session, &text.query) && !(can_be_read_to_the_end(session, text) && refused())
+    reads_streams(session, &text.query)
+        && !(text.emit.is_none() && can_be_read_to_the_end(session, &text.query) && refused())
 }
 
 /// Plans of the batch engine; ANALYZE adds what running it gave.

@@ -44,16 +44,7 @@ pub async fn insert(session: &mut Session, insert: &InsertText, source: &str) ->
     refuse_to_destroy(&compiled)?;
     warn_of_missing_input(session, &compiled.graph).await;
     tell_notices(session, &compiled);
-    if compiled.unbounded {
-        session.tell(
-            Notice::of("this INSERT runs until it is cancelled")
-                .with_hint("CREATE PIPELINE name AS INSERT INTO .. SELECT .. runs without a client."),
-        );
-    } else {
-        session.tell(Notice::of(
-            "CREATE PIPELINE name AS INSERT INTO .. SELECT .. does the same without a client",
-        ));
-    }
+    session.tell(what_it_does(compiled.unbounded));
     let name = session.name_to_create(&QualifiedName::unqualified(format!(
         "insert_{}",
         uuid::Uuid::now_v7().simple()
@@ -93,6 +84,14 @@ pub async fn insert(session: &mut Session, insert: &InsertText, source: &str) ->
     temporary.remove().await?;
     finished?;
     Ok(Response::complete(format!("INSERT 0 {rows}")))
+}
+
+fn what_it_does(unbounded: bool) -> Notice {
+    match unbounded {
+        true => Notice::of("this INSERT runs until it is cancelled")
+            .with_hint("CREATE PIPELINE name AS INSERT INTO .. SELECT .. runs without a client."),
+        false => Notice::of("CREATE PIPELINE name AS INSERT INTO .. SELECT .. does the same without a client"),
+    }
 }
 
 fn text_of(insert: &InsertText) -> String {

@@ -26,7 +26,7 @@ use crate::frontend::sql::identifier::fold;
 use crate::frontend::sql::placeholders;
 use crate::frontend::sql::statement::QueryText;
 use crate::frontend::statements::create_pipeline::{tell_notices, warn_of_missing_input};
-use crate::frontend::statements::query_kind::{kind_of, reads_streams, scans};
+use crate::frontend::statements::query_kind::{can_be_read_to_the_end, kind_of, reads_streams, scans};
 use crate::ids::Oid;
 use crate::planner::batch::{self, Classification};
 use crate::planner::bind::positions::SourceText;
@@ -311,13 +311,20 @@ pub(crate) fn infer_parameters(
     let snapshot = session.snapshot();
     let settings = session.planner_settings();
     let relations = SessionRelations::of(session);
-    let found = if reads_streams(session, query) {
+    let in_batch = || {
+        let found = batch::parameter_types(query, source, &snapshot, &settings, &relations, types)?;
+        Ok::<_, Error>(found.into_iter().map(Some).collect())
+    };
+    let found: Vec<Option<SqlType>> = if reads_streams(session, query) {
         let mut tree = query.clone();
         let local = inline_tables::take(&mut tree, &snapshot, &settings.search_path)?;
-        infer_parameter_types(&tree, source, &local, &snapshot, &settings, &relations, types)?
+        match infer_parameter_types(&tree, source, &local, &snapshot, &settings, &relations, types) {
+            Ok(found) => found,
+            Err(_) if can_be_read_to_the_end(session, query) => in_batch()?,
+            Err(error) => return Err(error.into()),
+        }
     } else {
-        let found = batch::parameter_types(query, source, &snapshot, &settings, &relations, types)?;
-        found.into_iter().map(Some).collect()
+        in_batch()?
     };
     for (known, found) in types.iter_mut().zip(found) {
         if known.is_none() {

@@ -30,21 +30,21 @@ pub(crate) fn kind_of(session: &Session, query: &QueryText, source: &str) -> Cla
         Ok(compiled) => !compiled.append_only,
         Err(error) => error.code() == SqlState::FEATURE_NOT_SUPPORTED,
     };
-    match can_be_read_to_the_end(session, query) && cannot_stream() {
+    match query.emit.is_none() && can_be_read_to_the_end(session, &query.query) && cannot_stream() {
         true => Classification::Batch,
         false => Classification::Stream,
     }
 }
 
 /// Every connected table of the query ends by itself.
-pub(crate) fn can_be_read_to_the_end(session: &Session, query: &QueryText) -> bool {
-    if query.emit.is_some() || inline_tables::has_any(&query.query) {
+pub(crate) fn can_be_read_to_the_end(session: &Session, query: &ast::Query) -> bool {
+    if inline_tables::has_any(query) {
         return false;
     }
     let snapshot = session.snapshot();
     let settings = session.planner_settings();
     let coordinator = &session.server().coordinator;
-    let tables = connected_tables(session, &query.query);
+    let tables = connected_tables(session, query);
     !tables.is_empty()
         && tables
             .iter()
