@@ -164,8 +164,8 @@ pub struct JobStatus {
     pub operators: Vec<OperatorStatus>,
 }
 
-/// Builds the operators of `engine::operators`; kept results go to `results`.
-pub fn standard_operators(results: Results) -> OperatorFactory {
+/// Builds the operators of `engine::operators`; kept results go to `results`, late rows to `dead_letters`.
+pub fn standard_operators(results: Results, dead_letters: DeadLetters) -> OperatorFactory {
     Arc::new(move |node: &GraphNode, place: OperatorPlace<'_>| {
         let context = BuildContext {
             subtask: place.subtask,
@@ -173,6 +173,7 @@ pub fn standard_operators(results: Results) -> OperatorFactory {
             key_groups: place.key_groups,
             clock: place.clock,
             results: results.clone(),
+            dead_letters: dead_letters.clone(),
         };
         operators::build(&node.operator, place.input, &node.output, &context)
     })
@@ -185,7 +186,7 @@ impl Coordinator {
                 catalog: parts.catalog,
                 storage: parts.storage,
                 compiler: parts.compiler,
-                operators: standard_operators(parts.results),
+                operators: standard_operators(parts.results, parts.dead_letters.clone()),
                 worker: parts.worker,
                 dead_letters: parts.dead_letters,
                 events: Events::default(),

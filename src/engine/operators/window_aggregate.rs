@@ -5,7 +5,8 @@
 //! closed window's rows stay. At the end of input every window closes. Rows of the result have the last microsecond of
 //! the window as their event time.
 //!
-//! A row is late when its window has closed: it is dropped and counted. So is a row without event time.
+//! A row is late when its window has closed: it is dropped and counted, and kept as a dead letter when the table says so. A
+//! row without event time is dropped and counted.
 //!
 //! State: tables `windows` and `window_values` (see `group_state`), expiring, with `_time` the end of the window: a row with
 //! `_time` at or before the watermark belongs to a closed window and is dead, so `expired_before` is the watermark + 1. Table
@@ -19,6 +20,7 @@ use arrow::array::{ArrayRef, Int8Array, RecordBatch, UInt16Array, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use crate::engine::dead_letters::LateRows;
 use crate::engine::graph::{EmitMode, WindowAggregateSpec};
 use crate::engine::message::{Barrier, CHUNK_ROWS_TARGET, Chunk, Watermark, Weights};
 use crate::engine::operator::{Operator, Output, Result, StateSize};
@@ -52,6 +54,7 @@ pub(crate) struct WindowAggregate {
     /// Windows that end at or before this are closed.
     watermark: Option<i64>,
     late: u64,
+    late_rows: Option<LateRows>,
 }
 
 struct OpenWindow {
@@ -75,7 +78,14 @@ impl WindowAggregate {
             pool: vec![table],
             watermark: None,
             late: 0,
+            late_rows: None,
         })
+    }
+
+    /// Late rows go there, as they come into the aggregate.
+    pub fn keeping_late_rows(mut self, late_rows: Option<LateRows>) -> WindowAggregate {
+        self.late_rows = late_rows;
+        self
     }
 
     fn is_closed(&self, start: i64) -> bool {
@@ -112,6 +122,10 @@ impl WindowAggregate {
             (Some(counts), None) => counts.iter().map(|count| count.unsigned_abs()).sum(),
             (Some(counts), Some(rows)) => rows.iter().map(|&row| counts[row as usize].unsigned_abs()).sum(),
         };
+        if let (Some(letters), Some(watermark)) = (&self.late_rows, self.watermark) {
+            let end = self.window.end_of(slice.start);
+            letters.keep(chunk, slice.rows.as_deref(), (slice.start, end), watermark)?;
+        }
         Ok(())
     }
 
