@@ -35,6 +35,7 @@ use crate::frontend::rest::listener::{RestConfig, RestListener};
 use crate::frontend::rest::server_backend::ServerBackend;
 use crate::frontend::session::{Session, SessionStart};
 use crate::frontend::sql;
+use crate::frontend::statements::insert;
 use crate::metrics;
 use crate::state::storage::CheckpointStorage;
 
@@ -122,6 +123,7 @@ impl Server {
             clock,
             config::environment(),
         ));
+        insert::remove_abandoned(&context).await;
         let shutdown = CancellationToken::new();
         let backend = Arc::new(ServerBackend::new(Arc::clone(&context)));
         let (sql_address, listeners) = listen(&config, &context, &backend, &shutdown).await?;

@@ -1,4 +1,5 @@
-//! Rows that could not be decoded: counted always, kept for a while when the table says `bad_data = 'dead_letter'`.
+//! Rows that could not be decoded: counted always, kept for a while when the table says `bad_data = 'dead_letter'`. Rows that
+//! came after their window had closed: kept when it says `late_rows = 'dead_letter'`.
 //!
 //! Kept in memory per table, the newest first to stay, bounded in rows and bytes; `laminar.dead_letters` shows them.
 //! Not guaranteed: that they survive a restart of the server (the counters start again, too).
@@ -11,6 +12,8 @@ use crate::clock::Clock;
 use crate::engine::connectors::options::BadData;
 use crate::engine::connectors::{BadRow, BadRowHandler};
 use crate::engine::error::Error;
+use crate::engine::formats::json::encode::{row_text, write_timestamp_text};
+use crate::engine::message::Chunk;
 use crate::error::SqlState;
 
 /// Rows kept for each table.
@@ -40,7 +43,7 @@ struct Kept {
     bytes: usize,
 }
 
-/// A row that could not be decoded.
+/// A row that could not be decoded, or came too late.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
     /// `public.bids`.
@@ -67,6 +70,16 @@ impl DeadLetters {
             clock,
             letters,
         })
+    }
+
+    /// What an operator hands late rows of `table` to.
+    pub fn late_rows(&self, table: &str, clock: Arc<dyn Clock>) -> LateRows {
+        let letters = Arc::clone(lock(&self.tables).entry(table.to_owned()).or_default());
+        LateRows {
+            table: table.to_owned(),
+            clock,
+            letters,
+        }
     }
 
     /// Everything kept, by table, oldest first.
@@ -114,22 +127,86 @@ impl BadRowHandler for Handler {
 
 impl Handler {
     fn keep(&self, row: BadRow<'_>) {
-        let raw = &row.raw[..row.raw.len().min(DEAD_LETTER_ROW_BYTES)];
-        let mut kept = lock(&self.letters.kept);
-        kept.bytes += raw.len();
-        kept.letters.push_back(DeadLetter {
+        self.letters.keep(DeadLetter {
             table: self.table.clone(),
             at_micros: self.clock.now_micros(),
             place: row.place.to_owned(),
             offset: row.offset,
-            raw: raw.to_vec(),
+            raw: row.raw[..row.raw.len().min(DEAD_LETTER_ROW_BYTES)].to_vec(),
             error: row.reason.to_owned(),
         });
+    }
+}
+
+impl TableLetters {
+    fn keep(&self, letter: DeadLetter) {
+        let mut kept = lock(&self.kept);
+        kept.bytes += letter.raw.len();
+        kept.letters.push_back(letter);
         while kept.letters.len() > DEAD_LETTERS_KEPT || kept.bytes > DEAD_LETTER_BYTES_KEPT {
             match kept.letters.pop_front() {
                 Some(oldest) => kept.bytes -= oldest.raw.len(),
                 None => break,
             }
+        }
+    }
+}
+
+/// Keeps rows that came after their window had closed.
+pub struct LateRows {
+    table: String,
+    clock: Arc<dyn Clock>,
+    letters: Arc<TableLetters>,
+}
+
+impl LateRows {
+    /// `rows` of the chunk (`None`: all) belong to the window `[start, end)`. More than what can be kept is not looked at.
+    pub fn keep(
+        &self,
+        chunk: &Chunk,
+        rows: Option<&[u32]>,
+        (start, end): (i64, i64),
+        watermark: i64,
+    ) -> Result<(), Error> {
+        let all: Vec<u32>;
+        let rows = match rows {
+            Some(rows) => rows,
+            None => {
+                all = (0..u32::try_from(chunk.len()).unwrap_or(u32::MAX)).collect();
+                &all
+            }
+        };
+        let error = format!(
+            "late: the window from {} to {} closed, the watermark is {}",
+            time_text(start),
+            time_text(end),
+            time_text(watermark)
+        );
+        let place = format!("window {}", time_text(start));
+        for &row in &rows[rows.len().saturating_sub(DEAD_LETTERS_KEPT)..] {
+            let mut raw = row_text(chunk, row as usize)?.into_bytes();
+            raw.truncate(DEAD_LETTER_ROW_BYTES);
+            self.letters.keep(DeadLetter {
+                table: self.table.clone(),
+                at_micros: self.clock.now_micros(),
+                place: place.clone(),
+                offset: 0,
+                raw,
+                error: error.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn time_text(micros: i64) -> String {
+    match micros {
+        // The input has ended.
+        i64::MAX => "infinity".to_owned(),
+        micros => {
+            let mut text = Vec::new();
+            write_timestamp_text(micros, b' ', false, &mut text);
+            String::from_utf8_lossy(&text).into_owned()
         }
     }
 }

@@ -189,6 +189,8 @@ pub fn expression_code(message: &str) -> SqlState {
     let message = message.to_lowercase();
     if message.contains("divide by zero") || message.contains("division by zero") {
         SqlState::DIVISION_BY_ZERO
+    } else if message.contains("value too long for type") {
+        SqlState::STRING_DATA_RIGHT_TRUNCATION
     } else if message.contains("overflow") {
         SqlState::NUMERIC_VALUE_OUT_OF_RANGE
     } else if message.contains("cannot cast string") || message.contains("parsing") || message.contains("parse") {

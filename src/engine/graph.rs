@@ -184,6 +184,8 @@ pub struct WindowAggregateSpec {
     pub window: WindowSpec,
     /// Emit while the window is open (updating) instead of once when it closes.
     pub emit: EmitMode,
+    /// The table whose late rows are kept as dead letters; `None`: they are only counted.
+    pub late_rows: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -12,6 +12,7 @@ pub mod coordinator;
 pub mod dead_letters;
 pub mod driver;
 pub mod error;
+pub mod events;
 pub mod exchange;
 pub mod formats;
 pub mod fragment;

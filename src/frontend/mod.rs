@@ -9,6 +9,7 @@
 //! share; [`compiler`] is what the coordinator calls to compile a stored pipeline.
 
 pub mod body;
+pub mod bounded_tables;
 pub mod compiler;
 pub mod context;
 pub mod error;

@@ -1,4 +1,5 @@
-//! What a one-shot SELECT can read: system views, computed when they are scanned, and the results of pipelines.
+//! What a one-shot SELECT can read: system views, computed when they are scanned, the results of pipelines, and connected
+//! tables that end by themselves.
 //!
 //! Guarantee: all scans and look-ups of one pipeline in one statement see one epoch. A result is read piece by piece as the
 //! client takes rows: neither the result is copied nor the pipeline held up.
@@ -17,10 +18,11 @@ use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::catalog::objects::Object;
+use crate::catalog::objects::{Object, Table};
 use crate::catalog::snapshot::CatalogSnapshot;
 use crate::engine::results::{PipelineResult, ResultSnapshot};
 use crate::error::{ErrorReport, Report, SqlState};
+use crate::frontend::bounded_tables::bounded_table;
 use crate::frontend::context::ServerContext;
 use crate::frontend::session::Session;
 use crate::frontend::sql::identifier::quote;
@@ -28,11 +30,13 @@ use crate::frontend::system_views::{self, SystemFacts};
 use crate::ids::Oid;
 use crate::planner::batch::ResultRows;
 use crate::planner::bind::BatchRelations;
+use crate::planner::settings::Settings;
 
 /// The relations of one statement of one session.
 pub struct SessionRelations {
     server: Arc<ServerContext>,
     snapshot: Arc<CatalogSnapshot>,
+    settings: Settings,
     facts: Arc<SystemFacts>,
     results: Mutex<HashMap<Oid, Arc<dyn ResultRows>>>,
 }
@@ -42,6 +46,7 @@ impl SessionRelations {
         SessionRelations {
             server: Arc::clone(&session.server),
             snapshot: session.snapshot(),
+            settings: session.planner_settings(),
             facts: Arc::new(SystemFacts::of(session)),
             results: Mutex::default(),
         }
@@ -75,6 +80,10 @@ impl BatchRelations for SessionRelations {
         });
         results.insert(pipeline, Arc::clone(&relation));
         Some(relation)
+    }
+
+    fn connected_table(&self, table: &Table) -> Option<Arc<dyn TableProvider>> {
+        bounded_table(table, &self.server.coordinator, &self.snapshot, &self.settings)
     }
 
     fn system_names(&self, schema: &str) -> Vec<String> {

@@ -185,10 +185,11 @@ type Make = fn(&ServerContext, &CatalogSnapshot) -> Vec<ArrayRef>;
 
 /// Views that only the running server can fill.
 static LIVE: LazyLock<BTreeMap<&'static str, (Make, SchemaRef)>> = LazyLock::new(|| {
-    let views: [(&'static str, &str, Make); 10] = [
+    let views: [(&'static str, &str, Make); 11] = [
         ("connectors", CONNECTORS, connectors),
         ("databases", "name TEXT", databases),
         ("dead_letters", DEAD_LETTERS, dead_letters),
+        ("events", EVENTS, events),
         ("freshness", FRESHNESS, freshness),
         ("functions", "name TEXT, kind TEXT", functions),
         ("operators", OPERATORS, operators),
@@ -209,7 +210,8 @@ static LIVE: LazyLock<BTreeMap<&'static str, (Make, SchemaRef)>> = LazyLock::new
 
 const CONNECTORS: &str = "name TEXT, title TEXT, direction TEXT, category TEXT, formats TEXT, options TEXT, required_options TEXT, summary TEXT";
 const DEAD_LETTERS: &str = "table_name TEXT, at TIMESTAMPTZ, place TEXT, position BIGINT, error TEXT, raw BYTEA";
-const FRESHNESS: &str = "pipeline TEXT, pipeline_schema TEXT, state TEXT, watermark TIMESTAMPTZ, event_lag_seconds DOUBLE, result_epoch BIGINT, checkpoint_epoch BIGINT";
+const EVENTS: &str = "at TIMESTAMPTZ, pipeline TEXT, pipeline_schema TEXT, job TEXT, event TEXT, severity TEXT, code TEXT, message TEXT, detail TEXT, hint TEXT";
+const FRESHNESS: &str = "pipeline TEXT, pipeline_schema TEXT, state TEXT, watermark TIMESTAMPTZ, event_lag_seconds DOUBLE, result_epoch BIGINT, checkpoint_epoch BIGINT, checkpoint_age_seconds DOUBLE";
 const OPERATORS: &str = "pipeline TEXT, pipeline_schema TEXT, job TEXT, operator TEXT, name TEXT, description TEXT, parallelism INT, rows_in BIGINT, rows_out BIGINT, bytes_in BIGINT, bytes_out BIGINT, late_rows BIGINT, state_rows BIGINT, state_bytes BIGINT, busy_seconds DOUBLE, blocked_seconds DOUBLE, watermark TIMESTAMPTZ";
 const TASKS: &str = "pipeline TEXT, pipeline_schema TEXT, job TEXT, operator TEXT, name TEXT, subtask INT, rows_in BIGINT, rows_out BIGINT, late_rows BIGINT, state_rows BIGINT, state_bytes BIGINT, busy_seconds DOUBLE, blocked_seconds DOUBLE, watermark TIMESTAMPTZ";
 const SESSIONS: &str = "pid INT, user_name TEXT, database TEXT, client_address TEXT, application_name TEXT, connected_at TIMESTAMPTZ, state TEXT, statement TEXT, statement_started_at TIMESTAMPTZ";
@@ -302,6 +304,26 @@ fn dead_letters(server: &ServerContext, _snapshot: &CatalogSnapshot) -> Vec<Arra
     ]
 }
 
+fn events(server: &ServerContext, _snapshot: &CatalogSnapshot) -> Vec<ArrayRef> {
+    let all = server.coordinator.events().list();
+    let errors = || all.iter().map(|event| event.error.as_ref());
+    vec![
+        time(all.iter().map(|event| Some(event.at_micros))),
+        text(all.iter().map(|event| event.name.clone())),
+        text(all.iter().map(|event| event.schema.clone())),
+        text(all.iter().map(|event| event.job.0.clone())),
+        text(all.iter().map(|event| event.kind.as_str().to_owned())),
+        text(all.iter().map(|event| event.kind.severity().as_str().to_owned())),
+        text(
+            all.iter()
+                .map(|event| event.code().map(|code| code.as_str().to_owned())),
+        ),
+        text(all.iter().map(|event| event.message.clone())),
+        text(errors().map(|error| error.and_then(|error| error.detail.clone()))),
+        text(errors().map(|error| error.and_then(|error| error.hint.clone()))),
+    ]
+}
+
 fn freshness(server: &ServerContext, snapshot: &CatalogSnapshot) -> Vec<ArrayRef> {
     let jobs = server.coordinator.jobs();
     let names = JobNames::of(&jobs, snapshot);
@@ -317,6 +339,9 @@ fn freshness(server: &ServerContext, snapshot: &CatalogSnapshot) -> Vec<ArrayRef
             .map(|result| result.latest_epoch().0 as i64)
     });
     let committed = jobs.iter().map(|job| job.committed_epoch.map(|epoch| epoch.0 as i64));
+    let ages = jobs
+        .iter()
+        .map(|job| job.committed_at_micros.map(|at| (now - at) as f64 / 1e6));
     vec![
         names.pipelines(),
         names.schemas(),
@@ -325,6 +350,7 @@ fn freshness(server: &ServerContext, snapshot: &CatalogSnapshot) -> Vec<ArrayRef
         Arc::new(lags.collect::<Float64Array>()),
         Arc::new(epochs.collect::<Int64Array>()),
         Arc::new(committed.collect::<Int64Array>()),
+        Arc::new(ages.collect::<Float64Array>()),
     ]
 }
 
@@ -499,6 +525,8 @@ mod tests {
             ("sessions", SESSIONS),
             ("connectors", CONNECTORS),
             ("tasks", TASKS),
+            ("events", EVENTS),
+            ("freshness", FRESHNESS),
         ] {
             assert_eq!(
                 columns_of(columns).fields().len(),

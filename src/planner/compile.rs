@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF};
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Ident, LimitClause, ObjectNamePart, Query, Spanned, Value};
 
@@ -22,6 +22,7 @@ use crate::planner::compiled::{Compiled, InferredSink, Notice, Target};
 use crate::planner::error::{Error, Result, Undefined};
 use crate::planner::explain;
 use crate::planner::functions;
+use crate::planner::functions::lengths::length_check;
 use crate::planner::physical::{Destination, Filling, Lowering, ScannedTables, SinkTarget, Stream, inferred_fields};
 use crate::planner::rewrites;
 use crate::planner::settings::Settings;
@@ -152,9 +153,14 @@ fn limit_of(query: &Query) -> Result<Option<u64>> {
     let Some(limit) = limit else {
         return Ok(None);
     };
+    // A parameter comes as the cast of a literal.
+    let limit = match limit {
+        SqlExpr::Cast { expr, .. } => expr,
+        plain => plain,
+    };
     let number = match limit {
         SqlExpr::Value(value) => match &value.value {
-            Value::Number(text, _) => text.parse().ok(),
+            Value::Number(text, _) | Value::SingleQuotedString(text) => text.parse().ok(),
             Value::Null => return Ok(None),
             _ => None,
         },
@@ -281,6 +287,8 @@ fn sink_target(binder: &Binder<'_>, table: &Table, stream: &Stream, finished: &m
         kept.map(|(_, field)| field).collect()
     };
     let schema: SchemaRef = Arc::new(Schema::new(fields));
+    let length_checks = schema.fields().iter().map(|field| length_check_of(table, field.name()));
+    let length_checks = length_checks.collect();
     let key: Vec<usize> = table
         .primary_key
         .iter()
@@ -291,8 +299,14 @@ fn sink_target(binder: &Binder<'_>, table: &Table, stream: &Stream, finished: &m
         table: tables::sink(binder, table, Arc::clone(&schema))?,
         primary_key: (!key.is_empty()).then_some(key),
         schema,
+        length_checks,
         oid: table.header.oid,
     })
+}
+
+fn length_check_of(table: &Table, name: &str) -> Option<Arc<ScalarUDF>> {
+    let column = table.columns.iter().find(|column| column.name == name)?;
+    length_check(&crate::types::parse(&column.sql_type).ok()?)
 }
 
 fn inferred_column(field: &arrow::datatypes::Field) -> Result<objects::Column> {

@@ -19,6 +19,7 @@ pub mod error;
 pub mod explain;
 pub mod functions;
 pub mod graph;
+pub mod parameters;
 pub mod physical;
 pub mod rewrites;
 pub mod settings;

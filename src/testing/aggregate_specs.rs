@@ -10,6 +10,7 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{PhysicalSortExpr, expressions};
 
 use crate::clock::{Clock, ManualClock};
+use crate::engine::dead_letters::DeadLetters;
 use crate::engine::graph::{
     AggregateCall, AggregateFunction, AggregatePhase, AggregateSpec, EmitMode, OperatorSpec, StreamShape,
     WindowAggregateSpec, WindowSpec,
@@ -47,6 +48,7 @@ pub(crate) fn context_with_clock(subtask: u32, parallelism: u32, clock: Arc<dyn 
         key_groups: KeyGroups::default(),
         clock,
         results: Results::default(),
+        dead_letters: DeadLetters::default(),
     }
 }
 
@@ -117,6 +119,7 @@ pub(crate) fn windowed(aggregate: AggregateSpec, size_micros: i64, emit: EmitMod
         aggregate,
         window: WindowSpec::Tumble { size_micros },
         emit,
+        late_rows: None,
     }
 }
 

@@ -94,6 +94,18 @@ pub trait ConnectorTable: Send + Sync + fmt::Debug {
 
     fn guarantee(&self) -> DeliveryGuarantee;
 
+    /// What the user should hear before the table is read, such as that there is no file; asked by statements, never at a
+    /// restart.
+    async fn input_warning(&self) -> Option<String> {
+        None
+    }
+
+    /// What a fresh start of the sink would destroy although nobody declared it to be a sink's: the path of a file that
+    /// has content. Asked when a statement first names the table as a target, never at a restart.
+    fn would_destroy(&self) -> Option<String> {
+        None
+    }
+
     fn open_source(&self, _context: SourceContext) -> Result<Box<dyn Source>> {
         Err(Error::NoSource {
             connector: self.connector(),

@@ -23,6 +23,7 @@ use crate::engine::coordinator::restart::{self, HEALTHY_AFTER};
 use crate::engine::coordinator::result_load::load_results;
 use crate::engine::coordinator::run::{CaughtUpAnswer, CheckpointRequest, CheckpointStart, Checkpoints, News, Run};
 use crate::engine::error::Error;
+use crate::engine::events::{EventKind, JobEvent};
 use crate::engine::job_metrics::JobMetrics;
 use crate::error::{Blame, ErrorReport, Report, Retry};
 use crate::ids::{Epoch, Generation, Oid};
@@ -53,6 +54,8 @@ pub struct JobSummary {
     pub record: JobRecord,
     /// The newest committed epoch of this run or the one it started from.
     pub committed_epoch: Option<Epoch>,
+    /// When that was.
+    pub committed_at_micros: Option<i64>,
     /// The task is gone and nothing will change any more.
     pub ended: bool,
 }
@@ -82,6 +85,7 @@ pub struct JobTask {
     aborts_in_row: u32,
     commits: u32,
     committed_epoch: Option<Epoch>,
+    committed_at_micros: Option<i64>,
     /// Epochs of this process are not used again, even when they were never decided: readers have seen them.
     epoch_floor: Epoch,
     garbage: Option<JoinHandle<()>>,
@@ -126,6 +130,7 @@ impl JobTask {
             aborts_in_row: 0,
             commits: 0,
             committed_epoch: None,
+            committed_at_micros: None,
             epoch_floor: Epoch::default(),
             garbage: None,
         }
@@ -133,6 +138,7 @@ impl JobTask {
 
     /// Runs the pipeline to its end.
     pub async fn run(mut self) {
+        self.tell(EventKind::Created, None);
         self.act(Action::Start).await;
         while !self.phase.is_ended() {
             let input = self.next_input().await;
@@ -225,6 +231,7 @@ impl JobTask {
             News::Committed(epoch) => self.committed(epoch).await,
             News::FinalCommitted => {
                 self.committed_epoch = self.committed_epoch.max(self.run.as_ref().map(Run::last_epoch));
+                self.committed_at_micros = Some(self.shared.clock.now_micros());
                 self.event(Event::FinalCommitted).await;
             }
             News::Aborted(report) => self.aborted(report).await,
@@ -237,9 +244,11 @@ impl JobTask {
 
     async fn committed(&mut self, epoch: Epoch) {
         self.committed_epoch = Some(epoch);
+        self.committed_at_micros = Some(self.shared.clock.now_micros());
         self.commits += 1;
         if std::mem::take(&mut self.aborts_in_row) >= ABORTS_UNTIL_DEGRADED {
             self.failure = None;
+            self.tell(EventKind::Recovered, None);
             self.record().await;
         }
         self.publish(false);
@@ -260,7 +269,9 @@ impl JobTask {
     async fn aborted(&mut self, report: ErrorReport) {
         warn!(pipeline = %self.pipeline, error = %report, detail = report.detail, "could not write a checkpoint");
         self.aborts_in_row += 1;
+        self.tell(EventKind::CheckpointFailed, Some(&report));
         if self.aborts_in_row == ABORTS_UNTIL_DEGRADED {
+            self.tell(EventKind::Degraded, Some(&report));
             self.failure = Some(report);
             self.record().await;
             self.publish(false);
@@ -270,6 +281,7 @@ impl JobTask {
     async fn failed(&mut self, report: ErrorReport) {
         let again = report.retry == Retry::Backoff && report.blame != Blame::User;
         warn!(pipeline = %self.pipeline, code = %report.code, error = %report, detail = report.detail, again, "job failed");
+        self.tell(EventKind::Failed, Some(&report));
         self.failure = Some(report);
         self.event(Event::Failed { again }).await;
     }
@@ -282,6 +294,7 @@ impl JobTask {
         };
         self.place = Some(start.place.clone());
         self.committed_epoch = self.job.restored_epoch;
+        self.committed_at_micros = start.manifest.as_ref().map(|manifest| manifest.created_at_micros);
         if start.nothing_left {
             return self.event(Event::NothingLeft).await;
         }
@@ -320,6 +333,9 @@ impl JobTask {
         self.phase = phase;
         if before.job_state() != phase.job_state() {
             info!(pipeline = %self.pipeline, job = %self.job.job, state = phase.job_state().as_str(), "job state");
+        }
+        if let Some(kind) = told_of(before, phase) {
+            self.tell(kind, None);
         }
         for action in actions {
             self.act(action).await;
@@ -473,6 +489,8 @@ impl JobTask {
             }
             Outcome::Stopped | Outcome::Finished | Outcome::ShutDown => {}
         }
+        let failure = self.failure.clone().filter(|_| outcome == Outcome::Failed);
+        self.tell(end_of(outcome), failure.as_ref());
         if outcome != Outcome::Fenced {
             self.record_end().await;
         }
@@ -529,12 +547,50 @@ impl JobTask {
         }
     }
 
+    /// For `laminar.events`.
+    fn tell(&self, kind: EventKind, error: Option<&ErrorReport>) {
+        let snapshot = self.shared.catalog.snapshot();
+        let header = snapshot.get(self.pipeline).map(|object| object.header());
+        self.shared.events.add(JobEvent {
+            at_micros: self.shared.clock.now_micros(),
+            pipeline: self.pipeline,
+            name: header.map_or_else(|| self.pipeline.to_string(), |header| header.name.clone()),
+            schema: header.and_then(|header| header.schema.clone()),
+            job: self.job.job.clone(),
+            kind,
+            message: error.map_or_else(|| kind.message().to_owned(), |error| error.message.clone()),
+            error: error.cloned(),
+        });
+    }
+
     fn publish(&self, ended: bool) {
         self.summary.send_replace(JobSummary {
             record: self.record_now(),
             committed_epoch: self.committed_epoch,
+            committed_at_micros: self.committed_at_micros,
             ended,
         });
+    }
+}
+
+/// What a change of phase is in the list of events; ends are told when they are recorded.
+fn told_of(before: Phase, after: Phase) -> Option<EventKind> {
+    let was_running = matches!(before, Phase::Running { .. });
+    let rescales = |phase: Phase| phase.job_state() == JobState::Rescaling;
+    match after {
+        Phase::Running { .. } if !was_running => Some(EventKind::Running),
+        Phase::Starting { .. } if matches!(before, Phase::Recovering { .. }) => Some(EventKind::Restarted),
+        _ if rescales(after) && !rescales(before) => Some(EventKind::Rescaling),
+        _ => None,
+    }
+}
+
+fn end_of(outcome: Outcome) -> EventKind {
+    match outcome {
+        Outcome::Stopped | Outcome::ShutDown => EventKind::Stopped,
+        Outcome::Failed => EventKind::GaveUp,
+        Outcome::Finished => EventKind::Finished,
+        Outcome::Fenced => EventKind::Replaced,
     }
 }
 

@@ -47,6 +47,7 @@ use crate::engine::coordinator::run::CheckpointRequest;
 use crate::engine::coordinator::settings::PipelineSettings;
 use crate::engine::dead_letters::DeadLetters;
 use crate::engine::error::Error;
+use crate::engine::events::Events;
 use crate::engine::graph::{GraphNode, JobGraph};
 use crate::engine::job_context::{OperatorFactory, OperatorPlace};
 use crate::engine::job_metrics::OperatorStatus;
@@ -109,6 +110,7 @@ pub struct Shared {
     pub operators: OperatorFactory,
     pub worker: Arc<Worker>,
     pub dead_letters: DeadLetters,
+    pub events: Events,
     pub clock: Arc<dyn Clock>,
     pub runtime: tokio::runtime::Handle,
     pub defaults: PipelineSettings,
@@ -156,12 +158,14 @@ pub struct JobStatus {
     pub error: Option<ErrorReport>,
     pub record: JobRecord,
     pub committed_epoch: Option<Epoch>,
+    /// When that epoch was committed.
+    pub committed_at_micros: Option<i64>,
     /// Of the newest run.
     pub operators: Vec<OperatorStatus>,
 }
 
-/// Builds the operators of `engine::operators`; kept results go to `results`.
-pub fn standard_operators(results: Results) -> OperatorFactory {
+/// Builds the operators of `engine::operators`; kept results go to `results`, late rows to `dead_letters`.
+pub fn standard_operators(results: Results, dead_letters: DeadLetters) -> OperatorFactory {
     Arc::new(move |node: &GraphNode, place: OperatorPlace<'_>| {
         let context = BuildContext {
             subtask: place.subtask,
@@ -169,6 +173,7 @@ pub fn standard_operators(results: Results) -> OperatorFactory {
             key_groups: place.key_groups,
             clock: place.clock,
             results: results.clone(),
+            dead_letters: dead_letters.clone(),
         };
         operators::build(&node.operator, place.input, &node.output, &context)
     })
@@ -181,9 +186,10 @@ impl Coordinator {
                 catalog: parts.catalog,
                 storage: parts.storage,
                 compiler: parts.compiler,
-                operators: standard_operators(parts.results),
+                operators: standard_operators(parts.results, parts.dead_letters.clone()),
                 worker: parts.worker,
                 dead_letters: parts.dead_letters,
+                events: Events::default(),
                 clock: parts.clock,
                 runtime: parts.runtime,
                 defaults: parts.defaults,
@@ -195,6 +201,11 @@ impl Coordinator {
 
     pub fn dead_letters(&self) -> &DeadLetters {
         &self.shared.dead_letters
+    }
+
+    /// What happened to the jobs of this process.
+    pub fn events(&self) -> &Events {
+        &self.shared.events
     }
 
     /// What a pipeline's options mean, for checking them in statements.
@@ -240,6 +251,7 @@ impl Coordinator {
         let (summary, watched) = watch::channel(JobSummary {
             record: record.clone(),
             committed_epoch: None,
+            committed_at_micros: None,
             ended: false,
         });
         let metrics = SharedMetrics::default();
@@ -500,6 +512,7 @@ impl JobHandle {
             state: summary.record.state,
             error: summary.record.error.clone(),
             committed_epoch: summary.committed_epoch,
+            committed_at_micros: summary.committed_at_micros,
             operators: metrics.read(),
             record: summary.record,
         }

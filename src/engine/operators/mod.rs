@@ -33,6 +33,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 
 use crate::clock::Clock;
+use crate::engine::dead_letters::DeadLetters;
 use crate::engine::error::Error;
 use crate::engine::graph::{AggregatePhase, OperatorSpec, StreamShape, WindowSpec};
 use crate::engine::operator::{Operator, Result};
@@ -49,6 +50,7 @@ pub struct BuildContext {
     pub key_groups: KeyGroups,
     pub clock: Arc<dyn Clock>,
     pub results: Results,
+    pub dead_letters: DeadLetters,
 }
 
 /// Makes the operator of a node that is neither source (VALUES is one) nor sink. `input` is the shape of its input; of the
@@ -81,14 +83,17 @@ pub fn build(
                 aggregate, window, input, schema,
             )?)
         }
-        OperatorSpec::WindowAggregate(spec) if matches!(spec.window, WindowSpec::Session { .. }) => Box::new(
-            session_aggregate::SessionAggregate::new(spec, input_schema(input)?, schema)?,
-        ),
-        OperatorSpec::WindowAggregate(spec) => Box::new(window_aggregate::WindowAggregate::new(
-            spec,
-            input_schema(input)?,
-            schema,
-        )?),
+        OperatorSpec::WindowAggregate(spec) => {
+            let late = spec.late_rows.as_deref();
+            let kept = late.map(|table| context.dead_letters.late_rows(table, Arc::clone(&context.clock)));
+            let input = input_schema(input)?;
+            match spec.window {
+                WindowSpec::Session { .. } => {
+                    Box::new(session_aggregate::SessionAggregate::new(spec, input, schema)?.keeping_late_rows(kept))
+                }
+                _ => Box::new(window_aggregate::WindowAggregate::new(spec, input, schema)?.keeping_late_rows(kept)),
+            }
+        }
         OperatorSpec::Materialize(spec) => Box::new(materialize::Materialize::new(spec, schema, context)?),
         OperatorSpec::Source(_)
         | OperatorSpec::Values(_)

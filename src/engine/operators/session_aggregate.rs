@@ -2,7 +2,8 @@
 //!
 //! A session is [first row, last row + gap). A row that is less than the gap away from an open session extends it, to either
 //! side; one that lies between two makes them one. A session is emitted, once, when the watermark reaches its end, and all
-//! are at the end of input. A row is late when no open session takes it and a session of its own would be over already.
+//! are at the end of input. A row is late when no open session takes it and a session of its own would be over already: it
+//! is dropped and counted, and kept as a dead letter when the table says so.
 //! Rows of the result have the last microsecond of the session as their event time.
 //!
 //! A session is a group of the group table, by key and start: when rows out of order move its start, or two sessions
@@ -19,6 +20,7 @@ use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicroseco
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use crate::engine::dead_letters::LateRows;
 use crate::engine::error::Error;
 use crate::engine::graph::{AggregateCall, AggregateFunction, AggregateSpec, WindowAggregateSpec, WindowSpec};
 use crate::engine::message::{CHUNK_ROWS_TARGET, Chunk, Watermark, Weights};
@@ -58,6 +60,7 @@ pub(crate) struct SessionAggregate {
     born: u64,
     watermark: Option<i64>,
     late: u64,
+    late_rows: Option<LateRows>,
     /// Groups without rows that the last snapshot still holds.
     dying: Vec<u32>,
 }
@@ -120,8 +123,25 @@ impl SessionAggregate {
             born: 0,
             watermark: None,
             late: 0,
+            late_rows: None,
             dying: Vec::new(),
         })
+    }
+
+    /// Late rows go there, as they come into the aggregate.
+    pub fn keeping_late_rows(mut self, late_rows: Option<LateRows>) -> SessionAggregate {
+        self.late_rows = late_rows;
+        self
+    }
+
+    fn count_late(&mut self, chunk: &Chunk, row: u32, time: i64) -> Result<()> {
+        self.late += 1;
+        match (&self.late_rows, self.watermark) {
+            (Some(letters), Some(watermark)) if time != NO_EVENT_TIME => {
+                letters.keep(chunk, Some(&[row]), (time, time.saturating_add(self.gap)), watermark)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn end_of(&self, session: u32) -> i64 {
@@ -413,7 +433,7 @@ impl Operator for SessionAggregate {
                     touched.sessions.push(session);
                     touched.rows.push(row as u32);
                 }
-                None => self.late += 1,
+                None => self.count_late(&chunk, row as u32, time)?,
             }
         }
         self.settle(&touched)?;

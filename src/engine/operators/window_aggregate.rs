@@ -9,8 +9,8 @@
 //! `slice_blocks`). Aggregates whose states cannot be added up, and windows that emit while open, have a table for each
 //! window instead, to which a row is added as often as it has windows.
 //!
-//! A row is late when all its windows have closed: it is dropped and counted. So is a row without event time. A row that
-//! comes while only some of its windows are open is in those.
+//! A row is late when all its windows have closed: it is dropped and counted, and kept as a dead letter when the table says
+//! so. A row without event time is dropped and counted. A row that comes while only some of its windows are open is in those.
 //!
 //! State: tables `windows` and `window_values` (see `group_state`), expiring, with `_time` the start of the slice or window
 //! plus the window's size: a row with `_time` at or before the watermark belongs to closed windows and is dead, so
@@ -24,6 +24,7 @@ use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, SchemaRef};
 
+use crate::engine::dead_letters::LateRows;
 use crate::engine::graph::{EmitMode, WindowAggregateSpec};
 use crate::engine::message::{Barrier, CHUNK_ROWS_TARGET, Chunk, Watermark, Weights};
 use crate::engine::operator::{Operator, Output, Result, StateSize};
@@ -60,6 +61,7 @@ pub(crate) struct WindowAggregate {
     /// Windows that end at or before this are closed.
     watermark: Option<i64>,
     late: u64,
+    late_rows: Option<LateRows>,
 }
 
 enum Sharing {
@@ -99,7 +101,14 @@ impl WindowAggregate {
             pool: vec![table],
             watermark: None,
             late: 0,
+            late_rows: None,
         })
+    }
+
+    /// Late rows go there, as they come into the aggregate.
+    pub fn keeping_late_rows(mut self, late_rows: Option<LateRows>) -> WindowAggregate {
+        self.late_rows = late_rows;
+        self
     }
 
     /// Whether nothing more is to come of the window or slice that starts at `start`.
@@ -151,6 +160,12 @@ impl WindowAggregate {
             (Some(counts), None) => counts.iter().map(|count| count.unsigned_abs()).sum(),
             (Some(counts), Some(rows)) => rows.iter().map(|&row| counts[row as usize].unsigned_abs()).sum(),
         };
+        if let (Some(letters), Some(watermark)) = (&self.late_rows, self.watermark) {
+            // The last one that they could have been in.
+            let end = self.windows.last_end(slice.start);
+            let window = (self.windows.start_of_end(end), end);
+            letters.keep(chunk, slice.rows.as_deref(), window, watermark)?;
+        }
         Ok(())
     }
 

@@ -79,6 +79,58 @@ pub fn said_types(query: &ast::Query) -> Vec<Option<SqlType>> {
     said
 }
 
+/// Types of parameters that stand alone in VALUES or in the select list, by the columns that they fill.
+pub fn filling_types(query: &ast::Query, columns: &[Option<SqlType>]) -> Vec<Option<SqlType>> {
+    let mut types = vec![None; count_in_query(query)];
+    let mut note = |expression: &ast::Expr, column: &Option<SqlType>| {
+        if let Some(place) = number_of(expression).and_then(|number| types.get_mut(number.checked_sub(1)?))
+            && place.is_none()
+        {
+            place.clone_from(column);
+        }
+    };
+    match query.body.as_ref() {
+        ast::SetExpr::Values(values) => {
+            for row in &values.rows {
+                row.iter().zip(columns).for_each(|(value, column)| note(value, column));
+            }
+        }
+        ast::SetExpr::Select(select) => {
+            for (item, column) in select.projection.iter().zip(columns) {
+                if let ast::SelectItem::UnnamedExpr(value) | ast::SelectItem::ExprWithAlias { expr: value, .. } = item {
+                    note(value, column);
+                }
+            }
+        }
+        _ => {}
+    }
+    types
+}
+
+/// The query inside a statement that is not a query.
+pub fn query_in(statement: &Statement) -> Option<&ast::Query> {
+    fn of_target(target: &SubscribeTarget) -> Option<&ast::Query> {
+        match target {
+            SubscribeTarget::Query(query) => Some(&query.query),
+            SubscribeTarget::Relation(_) => None,
+        }
+    }
+    match statement {
+        Statement::Insert(insert) => insert.insert.source.as_deref(),
+        Statement::Subscribe(subscribe) => of_target(&subscribe.target),
+        Statement::Copy(copy) => match &copy.source {
+            CopySource::Query(query) => Some(&query.query),
+            CopySource::Subscribe(subscribe) => of_target(&subscribe.target),
+            CopySource::Relation { .. } => None,
+        },
+        Statement::Declare(declare) => match &declare.source {
+            DeclareSource::Query(query) => Some(&query.query),
+            DeclareSource::Subscribe(subscribe) => of_target(&subscribe.target),
+        },
+        _ => None,
+    }
+}
+
 fn number_of(expression: &ast::Expr) -> Option<usize> {
     match expression {
         ast::Expr::Value(value) => match &value.value {

@@ -12,7 +12,7 @@ use crate::frontend::sql::{body, objects, options, session};
 use crate::options::RawOptionValue;
 
 /// What can be listed, and the view of schema `laminar` that has it.
-const LISTS: &[(&[&str], &str)] = &[
+pub(crate) const LISTS: &[(&[&str], &str)] = &[
     (&["MATERIALIZED", "VIEWS"], "materialized_views"),
     (&["PIPELINES"], "pipelines"),
     (&["TABLES"], "tables"),
@@ -28,6 +28,7 @@ const LISTS: &[(&[&str], &str)] = &[
     (&["OPERATORS"], "operators"),
     (&["TASKS"], "tasks"),
     (&["WORKERS"], "workers"),
+    (&["DEAD", "LETTERS"], "dead_letters"),
     (&["SESSIONS"], "sessions"),
     (&["PROCESSLIST"], "sessions"),
     (&["EVENTS"], "events"),

@@ -4,6 +4,8 @@ use crate::catalog::change::{Change, NewObject};
 use crate::catalog::objects::{Object, ObjectKind, Pipeline};
 use crate::catalog::snapshot::QualifiedName;
 use crate::engine::coordinator::WaitFor;
+use crate::engine::graph::{JobGraph, OperatorSpec};
+use crate::error::SqlState;
 use crate::frontend::body::{PlannerBody, fresh_sinks, new_header, planner_body};
 use crate::frontend::error::{Error, Result};
 use crate::frontend::notice::{Notice, Severity};
@@ -23,6 +25,8 @@ pub async fn create(session: &mut Session, create: &CreatePipeline) -> Result<Re
     let name = session.name_to_create(&create.name)?;
     let options = pipeline_options::read(&create.options)?;
     let compiled = compile(session, &create.body, &options.kept)?;
+    refuse_to_destroy(&compiled)?;
+    warn_of_missing_input(session, &compiled.graph).await;
     let changes = changes(session, create, &name, &options, &compiled)?;
     tell_notices(session, &compiled);
     let outcome = session.apply(changes).await?;
@@ -45,6 +49,39 @@ pub fn compile(session: &Session, body: &BodyText, options: &RawOptions) -> Resu
         settings.parallelism = parallelism;
     }
     Ok(crate::planner::compile(&body, Target::Validate, &snapshot, &settings)?)
+}
+
+/// A pattern that matches no file is most often misspelt; what reads it would end at once without a row.
+pub(crate) async fn warn_of_missing_input(session: &mut Session, graph: &JobGraph) {
+    for node in &graph.nodes {
+        if let OperatorSpec::Source(source) = &node.operator
+            && let Some(warning) = source.table.input_warning().await
+        {
+            session.tell(Notice::warning(SqlState::WARNING, warning).with_hint(format!(
+                "Table \"{}\" reads as empty; files are looked for when a query or a pipeline starts.",
+                source.table_name
+            )));
+        }
+    }
+}
+
+/// A sink begins with an empty file: what somebody else may have written there is only overwritten when the table says so.
+pub(crate) fn refuse_to_destroy(compiled: &Compiled) -> Result<()> {
+    for node in &compiled.graph.nodes {
+        if let OperatorSpec::Sink(sink) = &node.operator
+            && let Some(path) = sink.table.would_destroy()
+        {
+            return Err(Error::user_with_hint(
+                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!(
+                    "table \"{}\" would overwrite file \"{path}\", which has content",
+                    sink.table_name
+                ),
+                "Declare the table with type = 'sink' to let a pipeline overwrite the file, or name another path.",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn changes(

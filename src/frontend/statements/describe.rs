@@ -1,6 +1,7 @@
 //! DESCRIBE, and what the extended protocol asks before it runs a statement.
 
 use arrow::datatypes::SchemaRef;
+use datafusion::sql::sqlparser::ast;
 
 use crate::catalog::objects::{Column, ColumnKind, Object};
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
@@ -8,6 +9,7 @@ use crate::error::SqlState;
 use crate::frontend::error::{Error, Result};
 use crate::frontend::response::{Description, Response, RowsTag, text_schema};
 use crate::frontend::session::Session;
+use crate::frontend::sql::identifier::fold;
 use crate::frontend::sql::placeholders;
 use crate::frontend::sql::statement::{Explain, ParsedStatement, Show, Statement};
 use crate::frontend::statements::{explain, query, show, show_create, subscribe};
@@ -137,15 +139,75 @@ pub(crate) fn description(
     if let Statement::Query(select) = &parsed.statement {
         return query::description(session, select, &parsed.source, declared);
     }
-    // Continuous statements take their parameters as literals: those that nobody declared are text.
-    let count = placeholders::count(parsed).max(declared.len());
-    let parameters: Vec<SqlType> = (0..count)
-        .map(|index| declared.get(index).cloned().flatten().unwrap_or(SqlType::Text))
+    // Continuous statements take their parameters as literals: those of which nobody says anything are text.
+    let parameters: Vec<SqlType> = parameter_types(session, parsed, declared)?
+        .into_iter()
+        .map(|known| known.unwrap_or(SqlType::Text))
         .collect();
     let nulls: Vec<_> = parameters.iter().map(query::null_parameter).collect::<Result<_>>()?;
     let bound = placeholders::bind(parsed, &nulls)?;
     let columns = columns_of(session, bound.as_ref().unwrap_or(parsed))?;
     Ok(Description { parameters, columns })
+}
+
+/// What the client declared, else what a cast says, else the column that a parameter fills or is compared with.
+fn parameter_types(
+    session: &Session,
+    parsed: &ParsedStatement,
+    declared: &[Option<SqlType>],
+) -> Result<Vec<Option<SqlType>>> {
+    let mut types = declared.to_vec();
+    types.resize(placeholders::count(parsed).max(declared.len()), None);
+    let mut note = |found: Vec<Option<SqlType>>| {
+        for (known, found) in types.iter_mut().zip(found) {
+            if known.is_none() {
+                *known = found;
+            }
+        }
+    };
+    if let Statement::Insert(insert) = &parsed.statement {
+        note(insert_types(session, &insert.insert));
+    }
+    if let Some(query) = placeholders::query_in(&parsed.statement) {
+        note(placeholders::said_types(query));
+        if types.iter().any(Option::is_none) {
+            query::infer_parameters(session, query, &parsed.source, &mut types)?;
+        }
+    }
+    Ok(types)
+}
+
+/// `INSERT INTO t (a, b) VALUES ($1, $2)`, or the same with SELECT: the types of the columns.
+fn insert_types(session: &Session, insert: &ast::Insert) -> Vec<Option<SqlType>> {
+    let ast::TableObject::TableName(target) = &insert.table else {
+        return Vec::new();
+    };
+    let snapshot = session.snapshot();
+    let parts: Vec<String> = target.0.iter().filter_map(|part| part.as_ident().map(fold)).collect();
+    let name = match parts.as_slice() {
+        [.., schema, name] => QualifiedName::new(schema.clone(), name.clone()),
+        [name] => QualifiedName::unqualified(name.clone()),
+        [] => return Vec::new(),
+    };
+    let Some(Object::Table(table)) = snapshot.resolve_relation(&name, &session.search_path()) else {
+        return Vec::new();
+    };
+    let stored = |column: &&Column| !matches!(column.kind, ColumnKind::Generated { .. });
+    let of_column = |column: &Column| crate::types::parse(&column.sql_type).ok();
+    let types: Vec<Option<SqlType>> = match insert.columns.as_slice() {
+        [] => table.columns.iter().filter(stored).map(of_column).collect(),
+        named => named
+            .iter()
+            .map(|name| {
+                let name = name.0.last()?.as_ident().map(fold)?;
+                of_column(table.columns.iter().find(|column| column.name == name)?)
+            })
+            .collect(),
+    };
+    insert
+        .source
+        .as_ref()
+        .map_or_else(Vec::new, |query| placeholders::filling_types(query, &types))
 }
 
 fn columns_of(session: &Session, parsed: &ParsedStatement) -> Result<Option<SchemaRef>> {

@@ -7,7 +7,7 @@ use futures::StreamExt;
 
 use crate::catalog::snapshot::QualifiedName;
 use crate::engine::coordinator::JobStatus;
-use crate::error::SqlState;
+use crate::error::{Report, SqlState};
 use crate::frontend::body::{PlannerBody, planner_body};
 use crate::frontend::compiler::{SqlPipelineCompiler, compile_pipeline};
 use crate::frontend::error::{Error, Result};
@@ -18,7 +18,8 @@ use crate::frontend::sql::statement::{
     BodyStatement, BodyText, Explain, ExplainFormat, ExplainStage, ExplainTarget, QueryText,
 };
 use crate::frontend::statements::query;
-use crate::planner::batch::{self, Classification};
+use crate::frontend::statements::query_kind::{can_be_read_to_the_end, reads_streams};
+use crate::planner::batch;
 use crate::planner::compiled::{Compiled, Target};
 use crate::planner::explain::{graph, graph_dot, graph_json};
 use crate::planner::settings::Environment;
@@ -53,7 +54,7 @@ fn compiled_pipeline(session: &Session, name: &QualifiedName) -> Result<Compiled
 
 async fn explain_body(session: &mut Session, body: &BodyText, explain: &Explain) -> Result<String> {
     if let [BodyStatement::Query(text)] = body.statements.as_slice()
-        && query::kind_of(session, text) == Classification::Batch
+        && !runs_as_pipeline(session, text, &body.source)
         && explain.stage != ExplainStage::Graph
     {
         let (text, source) = (text.clone(), body.source.to_string());
@@ -71,6 +72,16 @@ async fn explain_body(session: &mut Session, body: &BodyText, explain: &Explain)
     settings.updating_ttl_ms = updating_ttl_ms.or(settings.updating_ttl_ms);
     let compiled = crate::planner::compile(&body, Target::Validate, &snapshot, &settings)?;
     stage_text(&compiled, explain)
+}
+
+/// What a pipeline can do is shown as the pipeline does it, also where a SELECT would not need one.
+fn runs_as_pipeline(session: &Session, text: &QueryText, source: &str) -> bool {
+    let refused = || match query::compile_foreground(session, text, source) {
+        Ok(_) => false,
+        Err(error) => error.code() == SqlState::FEATURE_NOT_SUPPORTED,
+    };
+    reads_streams(session, &text.query)
+        && !(text.emit.is_none() && can_be_read_to_the_end(session, &text.query) && refused())
 }
 
 /// Plans of the batch engine; ANALYZE adds what running it gave.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::catalog::change::{Change, NewObject};
-use crate::catalog::objects::{Object, ObjectKind};
+use crate::catalog::objects::{Object, ObjectKind, Pipeline};
 use crate::catalog::snapshot::QualifiedName;
 use crate::engine::coordinator::WaitFor;
 use crate::frontend::body::{fresh_sinks, insert_statement};
@@ -15,8 +15,11 @@ use crate::frontend::notice::Notice;
 use crate::frontend::response::Response;
 use crate::frontend::session::Session;
 use crate::frontend::sql::statement::InsertText;
-use crate::frontend::statements::create_pipeline::{keep_session_options, new_pipeline, tell_notices};
+use crate::frontend::statements::create_pipeline::{
+    keep_session_options, new_pipeline, refuse_to_destroy, tell_notices, warn_of_missing_input,
+};
 use crate::ids::Oid;
+use crate::options::{RawOptionValue, RawOptions};
 use crate::planner::body::{Body, PipelineBody};
 use crate::planner::compiled::Target;
 
@@ -38,17 +41,10 @@ pub async fn insert(session: &mut Session, insert: &InsertText, source: &str) ->
         }
     }
     let compiled = crate::planner::compile(&body, Target::Validate, &snapshot, &session.planner_settings())?;
+    refuse_to_destroy(&compiled)?;
+    warn_of_missing_input(session, &compiled.graph).await;
     tell_notices(session, &compiled);
-    if compiled.unbounded {
-        session.tell(
-            Notice::of("this INSERT runs until it is cancelled")
-                .with_hint("CREATE PIPELINE name AS INSERT INTO .. SELECT .. runs without a client."),
-        );
-    } else {
-        session.tell(Notice::of(
-            "CREATE PIPELINE name AS INSERT INTO .. SELECT .. does the same without a client",
-        ));
-    }
+    session.tell(what_it_does(compiled.unbounded));
     let name = session.name_to_create(&QualifiedName::unqualified(format!(
         "insert_{}",
         uuid::Uuid::now_v7().simple()
@@ -56,6 +52,7 @@ pub async fn insert(session: &mut Session, insert: &InsertText, source: &str) ->
     // The stored text is parsed again when the job starts: parameters are values in the tree by now.
     let mut pipeline = new_pipeline(session, &name, text_of(insert));
     keep_session_options(session, &mut pipeline.options);
+    mark_temporary(&mut pipeline.options);
     let mut depends_on = compiled.depends_on.clone();
     depends_on.retain(|oid| *oid != Oid(0));
     let object = NewObject {
@@ -89,6 +86,14 @@ pub async fn insert(session: &mut Session, insert: &InsertText, source: &str) ->
     Ok(Response::complete(format!("INSERT 0 {rows}")))
 }
 
+fn what_it_does(unbounded: bool) -> Notice {
+    match unbounded {
+        true => Notice::of("this INSERT runs until it is cancelled")
+            .with_hint("CREATE PIPELINE name AS INSERT INTO .. SELECT .. runs without a client."),
+        false => Notice::of("CREATE PIPELINE name AS INSERT INTO .. SELECT .. does the same without a client"),
+    }
+}
+
 fn text_of(insert: &InsertText) -> String {
     let tree = insert.insert.to_string();
     match insert.emit {
@@ -109,7 +114,36 @@ fn delivered(server: &ServerContext, pipeline: Oid) -> u64 {
     sinks.map(|operator| operator.total().rows_in).sum()
 }
 
-/// The pipeline of one INSERT; removed at its end, also when the client cancels.
+/// Marks the pipeline of an INSERT. No statement can set an option of this name.
+const TEMPORARY: &str = "temporary";
+
+fn mark_temporary(options: &mut RawOptions) {
+    let value = RawOptionValue::Text("true".to_owned());
+    options.0.push((TEMPORARY.to_owned(), value));
+}
+
+/// At server start, before anybody can connect: removes the pipelines of INSERTs whose server was killed. Their clients have
+/// been told nothing, and nobody would ever remove them.
+pub async fn remove_abandoned(server: &Arc<ServerContext>) {
+    let snapshot = server.catalog.snapshot();
+    let is_abandoned = |pipeline: &&Pipeline| pipeline.options.get(TEMPORARY).is_some();
+    for pipeline in snapshot.pipelines().filter(is_abandoned) {
+        let name = QualifiedName {
+            schema: pipeline.header.schema.clone(),
+            name: pipeline.header.name.clone(),
+        };
+        match remove(Arc::clone(server), name).await {
+            Ok(()) => tracing::info!(
+                pipeline = pipeline.header.name,
+                "removed the pipeline of an INSERT that was cut off"
+            ),
+            Err(error) => tracing::warn!(%error, "could not remove the pipeline of an INSERT"),
+        }
+    }
+}
+
+/// The pipeline of one INSERT; removed at its end, also when the client cancels. What is left by a kill, the next server
+/// removes.
 struct Temporary {
     server: Arc<ServerContext>,
     name: QualifiedName,

@@ -25,11 +25,13 @@ use crate::frontend::session::Session;
 use crate::frontend::sql::identifier::fold;
 use crate::frontend::sql::placeholders;
 use crate::frontend::sql::statement::QueryText;
-use crate::frontend::statements::create_pipeline::tell_notices;
+use crate::frontend::statements::create_pipeline::{tell_notices, warn_of_missing_input};
+use crate::frontend::statements::query_kind::{can_be_read_to_the_end, kind_of, reads_streams, scans};
 use crate::ids::Oid;
-use crate::planner::batch::{self, Classification, classify};
+use crate::planner::batch::{self, Classification};
 use crate::planner::bind::positions::SourceText;
 use crate::planner::compiled::{Compiled, Target};
+use crate::planner::parameters::infer_parameter_types;
 use crate::types::SqlType;
 
 pub async fn select(
@@ -53,22 +55,20 @@ pub(crate) async fn rows_of(
     source: &str,
     parameters: &[Parameter],
 ) -> Result<(SchemaRef, Rows)> {
-    match kind_of(session, query) {
-        Classification::Batch => one_shot(session, query, source, parameters).await,
-        Classification::Stream => {
-            let mut query = query.clone();
-            placeholders::bind_query(&mut query.query, parameters)?;
-            foreground(session, &query, source).await
+    if !reads_streams(session, &query.query) {
+        return one_shot(session, query, source, parameters).await;
+    }
+    let mut bound = query.clone();
+    placeholders::bind_query(&mut bound.query, parameters)?;
+    match kind_of(session, &bound, source) {
+        Classification::Batch => {
+            for graph in scans(session, &query.query) {
+                warn_of_missing_input(session, &graph).await;
+            }
+            one_shot(session, query, source, parameters).await
         }
+        Classification::Stream => foreground(session, &bound, source).await,
     }
-}
-
-/// Whether the query is answered once or runs as a job.
-pub(crate) fn kind_of(session: &Session, query: &QueryText) -> Classification {
-    if inline_tables::has_any(&query.query) {
-        return Classification::Stream;
-    }
-    classify(&query.query, &session.snapshot(), &session.planner_settings())
 }
 
 /// Runs a query over what is kept.
@@ -172,6 +172,7 @@ async fn foreground(session: &mut Session, query: &QueryText, source: &str) -> R
         ));
     }
     tell_notices(session, &compiled);
+    warn_of_missing_input(session, &compiled.graph).await;
     let schema = compiled
         .output
         .clone()
@@ -216,7 +217,7 @@ pub(crate) struct PlannedColumns {
 pub(crate) fn plan_columns(session: &Session, query: &QueryText, source: &str) -> Result<PlannedColumns> {
     let snapshot = session.snapshot();
     let settings = session.planner_settings();
-    let schema = match kind_of(session, query) {
+    let schema = match kind_of(session, query, source) {
         Classification::Batch => {
             let relations = SessionRelations::of(session);
             batch::describe_select(&query.query, source, &snapshot, &settings, &relations, &[])?
@@ -234,7 +235,7 @@ pub(crate) fn plan_columns(session: &Session, query: &QueryText, source: &str) -
 }
 
 /// The relations that a query names, as far as they are the catalog's.
-fn named_relations(query: &ast::Query, snapshot: &CatalogSnapshot, search_path: &[String]) -> Vec<Oid> {
+pub(crate) fn named_relations(query: &ast::Query, snapshot: &CatalogSnapshot, search_path: &[String]) -> Vec<Oid> {
     let mut oids = Vec::new();
     let _: ControlFlow<()> = ast::visit_relations(query, |relation| {
         let parts: Vec<String> = relation
@@ -274,26 +275,63 @@ pub(crate) fn description(
             sql_type.clone_from(by_client);
         }
     }
-    let declared = types.as_slice();
-    if kind_of(session, query) == Classification::Stream {
-        let count = placeholders::count_in_query(&query.query).max(declared.len());
-        let parameters: Vec<SqlType> = (0..count)
-            .map(|index| declared.get(index).cloned().flatten().unwrap_or(SqlType::Text))
-            .collect();
+    if reads_streams(session, &query.query) {
+        infer_parameters(session, &query.query, source, &mut types)?;
+        let parameters: Vec<SqlType> = types.into_iter().map(|known| known.unwrap_or(SqlType::Text)).collect();
         let nulls = parameters.iter().map(null_parameter).collect::<Result<Vec<_>>>()?;
         let mut query = query.clone();
         placeholders::bind_query(&mut query.query, &nulls)?;
-        let columns = compile_foreground(session, &query, source)?.output;
+        let columns = match kind_of(session, &query, source) {
+            Classification::Stream => compile_foreground(session, &query, source)?.output,
+            Classification::Batch => {
+                let relations = SessionRelations::of(session);
+                let described = batch::describe_select(&query.query, source, &snapshot, &settings, &relations, &[])?;
+                Some(described)
+            }
+        };
         return Ok(Description { parameters, columns });
     }
     let relations = SessionRelations::of(session);
-    let parameters = batch::parameter_types(&query.query, source, &snapshot, &settings, &relations, declared)?;
+    let parameters = batch::parameter_types(&query.query, source, &snapshot, &settings, &relations, &types)?;
     let known: Vec<Option<SqlType>> = parameters.iter().cloned().map(Some).collect();
     let columns = batch::describe_select(&query.query, source, &snapshot, &settings, &relations, &known)?;
     Ok(Description {
         parameters,
         columns: Some(columns),
     })
+}
+
+/// Fills in the types that parameters get from their place in a query of either kind.
+pub(crate) fn infer_parameters(
+    session: &Session,
+    query: &ast::Query,
+    source: &str,
+    types: &mut [Option<SqlType>],
+) -> Result<()> {
+    let snapshot = session.snapshot();
+    let settings = session.planner_settings();
+    let relations = SessionRelations::of(session);
+    let in_batch = || {
+        let found = batch::parameter_types(query, source, &snapshot, &settings, &relations, types)?;
+        Ok::<_, Error>(found.into_iter().map(Some).collect())
+    };
+    let found: Vec<Option<SqlType>> = if reads_streams(session, query) {
+        let mut tree = query.clone();
+        let local = inline_tables::take(&mut tree, &snapshot, &settings.search_path)?;
+        match infer_parameter_types(&tree, source, &local, &snapshot, &settings, &relations, types) {
+            Ok(found) => found,
+            Err(_) if can_be_read_to_the_end(session, query) => in_batch()?,
+            Err(error) => return Err(error.into()),
+        }
+    } else {
+        in_batch()?
+    };
+    for (known, found) in types.iter_mut().zip(found) {
+        if known.is_none() {
+            *known = found;
+        }
+    }
+    Ok(())
 }
 
 /// A NULL of a type, for planning.

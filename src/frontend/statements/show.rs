@@ -88,6 +88,10 @@ const SHOWN: &[(&str, &[&str])] = &[
     ("secrets", &["name", "schema_name", "source", "created_at", "comment"]),
     ("views", &["name", "schema_name", "query", "comment"]),
     ("schemas", &["name", "owner", "comment"]),
+    (
+        "events",
+        &["at", "pipeline", "job", "event", "severity", "code", "message"],
+    ),
 ];
 
 pub async fn show(session: &mut Session, show: &Show) -> Result<Response> {
@@ -127,7 +131,7 @@ fn select_text(show: &Show) -> Result<String> {
     let view_columns = system_views::schema_of("laminar", view)
         .ok_or_else(|| Error::Internal(format!("there is no system view laminar.{view}")))?;
     let has = |column: &str| view_columns.index_of(column).is_ok();
-    let name = ["name", "pipeline", "job", "user_name"]
+    let name = ["name", "pipeline", "job", "user_name", "table_name"]
         .into_iter()
         .find(|column| has(column))
         .unwrap_or("name");
@@ -156,6 +160,9 @@ fn select_text(show: &Show) -> Result<String> {
     };
     let order = if has("schema_name") && name == "name" {
         "schema_name, name".to_owned()
+    } else if has("at") {
+        // A story is told in its order.
+        "at".to_owned()
     } else {
         quote(name)
     };
@@ -169,6 +176,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::frontend::sql::reading::LISTS;
+    use crate::frontend::testing::TestServer;
 
     fn text(statement: &str) -> String {
         match parse(statement).unwrap().remove(0).statement {
@@ -185,6 +194,18 @@ mod tests {
         );
         assert!(text("SHOW CHECKPOINTS FOR PIPELINE p").contains("WHERE (pipeline = 'p') ORDER BY pipeline"));
         assert!(text("SHOW TABLES FROM s").contains("WHERE schema_name = 's'"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_list_can_be_shown() {
+        let server = TestServer::start().await;
+        let mut client = server.client();
+        for (words, _) in LISTS {
+            let words = words.join(" ");
+            client.rows(&format!("SHOW {words}")).await;
+            client.rows(&format!("SHOW {words} LIKE 'a%'")).await;
+        }
+        server.stop().await;
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! SUBSCRIBE: the rows of a result and then every change of it, as rows with an epoch and a sign.
 //!
-//! Columns: `lm_epoch`, with PROGRESS `lm_progressed`, `lm_diff`, then the result's. A subscription ends when its pipeline
-//! does.
+//! Columns: `lm_epoch`, with PROGRESS `lm_progressed`, `lm_diff`, then the result's; with ENVELOPE those of
+//! [`envelope`](super::envelope), which wait for the end of each epoch. A subscription ends when its pipeline does.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, new_null_array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use futures::StreamExt;
 
 use crate::catalog::objects::Object;
@@ -19,10 +19,11 @@ use crate::frontend::error::{Error, Result};
 use crate::frontend::response::{Response, Rows, RowsTag};
 use crate::frontend::session::Session;
 use crate::frontend::sql::identifier::quote;
-use crate::frontend::sql::statement::{Envelope, QueryText, Subscribe, SubscribeTarget};
+use crate::frontend::sql::statement::{QueryText, Subscribe, SubscribeTarget};
+use crate::frontend::statements::envelope::KeyedForm;
 use crate::frontend::statements::query;
+use crate::frontend::statements::query_kind::reads_streams;
 use crate::ids::{Epoch, Oid};
-use crate::planner::batch::Classification;
 
 pub async fn subscribe(session: &mut Session, subscribe: &Subscribe, source: &str) -> Result<Response> {
     let (schema, rows) = changes(session, subscribe, source).await?;
@@ -35,7 +36,6 @@ pub async fn subscribe(session: &mut Session, subscribe: &Subscribe, source: &st
 
 /// The columns without running anything.
 pub(crate) fn columns(session: &Session, subscribe: &Subscribe, source: &str) -> Result<SchemaRef> {
-    check(subscribe)?;
     let schema = match &subscribe.target {
         SubscribeTarget::Relation(name) => {
             let (_, pipeline) = find(session, name)?;
@@ -43,47 +43,28 @@ pub(crate) fn columns(session: &Session, subscribe: &Subscribe, source: &str) ->
         }
         SubscribeTarget::Query(query) => compile(session, query, source)?.0,
     };
-    Ok(with_change_columns(&schema, subscribe.progress))
+    Ok(Form::of(subscribe, &schema)?.schema)
 }
 
 /// The stream of changes.
 pub(crate) async fn changes(session: &mut Session, subscribe: &Subscribe, source: &str) -> Result<(SchemaRef, Rows)> {
-    check(subscribe)?;
     match &subscribe.target {
         SubscribeTarget::Relation(name) => {
             let (_, pipeline) = find(session, name)?;
             query::wait_for_results(session, &[pipeline]).await;
             let result = result_of(session, pipeline, name)?;
             check_epoch(subscribe, &result)?;
-            let schema = with_change_columns(result.schema(), subscribe.progress);
+            let form = Form::of(subscribe, result.schema())?;
             let subscription = result.subscribe(subscribe.snapshot);
-            let form = Form {
-                schema: Arc::clone(&schema),
-                progress: subscribe.progress,
-            };
-            Ok((schema, follow(subscription, form)))
+            Ok((Arc::clone(&form.schema), follow(subscription, form)))
         }
         SubscribeTarget::Query(query) => {
             let (output, graph) = compile(session, query, source)?;
-            let schema = with_change_columns(&output, subscribe.progress);
+            let form = Form::of(subscribe, &output)?;
             let job = session.server.coordinator.run_foreground(graph).await?;
-            let form = Form {
-                schema: Arc::clone(&schema),
-                progress: subscribe.progress,
-            };
-            Ok((schema, follow_job(job, form)))
+            Ok((Arc::clone(&form.schema), follow_job(job, form)))
         }
     }
-}
-
-fn check(subscribe: &Subscribe) -> Result<()> {
-    if subscribe.envelope != Envelope::None {
-        return Err(Error::not_supported(
-            "SUBSCRIBE .. ENVELOPE",
-            "Leave it out: lm_diff tells insertions (1) from deletions (-1).",
-        ));
-    }
-    Ok(())
 }
 
 /// Only the present is kept.
@@ -153,7 +134,7 @@ fn result_of(session: &Session, pipeline: Oid, name: &QualifiedName) -> Result<A
 
 /// A query over streams runs as a job of its own.
 fn compile(session: &Session, text: &QueryText, source: &str) -> Result<(SchemaRef, crate::engine::graph::JobGraph)> {
-    if query::kind_of(session, text) == Classification::Batch {
+    if !reads_streams(session, &text.query) {
         return Err(Error::not_supported(
             "SUBSCRIBE to a query over kept results",
             "SUBSCRIBE name follows a pipeline; a query has to read connected tables or views over them.",
@@ -166,36 +147,82 @@ fn compile(session: &Session, text: &QueryText, source: &str) -> Result<(SchemaR
     Ok((output, compiled.graph))
 }
 
-fn with_change_columns(schema: &Schema, progress: bool) -> SchemaRef {
-    let mut fields = vec![Field::new("lm_epoch", DataType::Int64, false)];
-    if progress {
-        fields.push(Field::new("lm_progressed", DataType::Boolean, false));
-    }
-    fields.push(Field::new("lm_diff", DataType::Int64, progress));
-    // A progress row has no values.
-    fields.extend(
-        schema
-            .fields()
-            .iter()
-            .map(|field| field.as_ref().clone().with_nullable(true)),
-    );
-    Arc::new(Schema::new(fields))
-}
-
-#[derive(Clone)]
 struct Form {
     schema: SchemaRef,
     progress: bool,
+    /// With an envelope, and what has come of an epoch that is not complete.
+    keyed: Option<KeyedForm>,
+    waiting: Vec<Chunk>,
 }
 
 impl Form {
-    /// The rows of a chunk with their epoch and sign.
-    fn rows(&self, epoch: Epoch, chunk: &Chunk) -> Result<RecordBatch, ErrorReport> {
-        let count = chunk.len();
+    fn of(subscribe: &Subscribe, result: &SchemaRef) -> Result<Form> {
+        let keyed = KeyedForm::of(&subscribe.envelope, result)?;
+        let progress = subscribe.progress;
+        let mut fields = vec![Field::new("lm_epoch", DataType::Int64, false)];
+        if progress {
+            fields.push(Field::new("lm_progressed", DataType::Boolean, false));
+        }
+        match &keyed {
+            Some(keyed) => fields.extend(keyed.fields()),
+            None => {
+                fields.push(Field::new("lm_diff", DataType::Int64, progress));
+                // A progress row has no values.
+                let nullable = |field: &FieldRef| field.as_ref().clone().with_nullable(true);
+                fields.extend(result.fields().iter().map(nullable));
+            }
+        }
+        Ok(Form {
+            schema: Arc::new(Schema::new(fields)),
+            progress,
+            keyed,
+            waiting: Vec::new(),
+        })
+    }
+
+    /// The rows that a piece of an epoch gives, `complete` when nothing more of it follows.
+    fn take(&mut self, epoch: Epoch, chunks: &[Chunk], complete: bool) -> Vec<Result<RecordBatch, ErrorReport>> {
+        let given = chunks.iter().filter(|chunk| !chunk.is_empty());
+        let mut batches: Vec<_> = match &self.keyed {
+            None => given.map(|chunk| self.rows(epoch, chunk)).collect(),
+            Some(_) => {
+                self.waiting.extend(given.cloned());
+                Vec::new()
+            }
+        };
+        if complete && !self.waiting.is_empty() {
+            let waiting = std::mem::take(&mut self.waiting);
+            batches.extend(self.keyed_rows(epoch, &waiting));
+        }
+        batches
+    }
+
+    fn keyed_rows(&self, epoch: Epoch, chunks: &[Chunk]) -> Option<Result<RecordBatch, ErrorReport>> {
+        let shown = match self.keyed.as_ref()?.columns(chunks) {
+            Ok(shown) => shown,
+            Err(error) => return Some(Err(error)),
+        };
+        let count = shown.first().map_or(0, |column| column.len());
+        let batch = || {
+            let mut columns = self.leading(epoch, count);
+            columns.extend(shown);
+            self.batch(columns)
+        };
+        (count > 0).then(batch)
+    }
+
+    fn leading(&self, epoch: Epoch, count: usize) -> Vec<ArrayRef> {
         let mut columns: Vec<ArrayRef> = vec![epochs(epoch, count)];
         if self.progress {
             columns.push(Arc::new(BooleanArray::from(vec![false; count])));
         }
+        columns
+    }
+
+    /// The rows of a chunk with their epoch and sign.
+    fn rows(&self, epoch: Epoch, chunk: &Chunk) -> Result<RecordBatch, ErrorReport> {
+        let count = chunk.len();
+        let mut columns = self.leading(epoch, count);
         columns.push(match &chunk.weights {
             Weights::AllInsert => Arc::new(Int64Array::from(vec![1; count])),
             Weights::Signed(weights) => Arc::new(Int64Array::new(weights.clone(), None)),
@@ -229,31 +256,28 @@ fn epochs(epoch: Epoch, count: usize) -> ArrayRef {
 }
 
 fn follow(subscription: Subscription, form: Form) -> Rows {
-    let pieces = futures::stream::unfold(subscription, |mut subscription| async move {
-        let piece = subscription.next().await?;
-        Some((piece, subscription))
-    });
-    let rows = pieces.flat_map(move |piece| {
-        let batches: Vec<Result<RecordBatch, ErrorReport>> = match piece {
+    let pieces = futures::stream::unfold((subscription, form), |(mut subscription, mut form)| async move {
+        let batches = match subscription.next().await? {
             Err(error) => vec![Err(error.report())],
             Ok(changes) => {
-                let chunks = changes.chunks.iter().filter(|chunk| !chunk.is_empty());
-                let rows = chunks.map(|chunk| form.rows(changes.epoch, chunk));
-                let progress = (form.progress && changes.progress).then(|| form.progress_row(changes.epoch));
-                rows.chain(progress).collect()
+                let mut batches = form.take(changes.epoch, &changes.chunks, changes.progress);
+                batches.extend((form.progress && changes.progress).then(|| form.progress_row(changes.epoch)));
+                batches
             }
         };
-        futures::stream::iter(batches)
+        Some((futures::stream::iter(batches), (subscription, form)))
     });
-    rows.boxed()
+    pieces.flatten().boxed()
 }
 
-/// A foreground job has no epochs that anybody could go back to: all of its rows are of epoch 0.
+/// A foreground job has no epochs that anybody could go back to: all of its rows are of epoch 0, and each batch is whole.
 fn follow_job(job: ForegroundJob, form: Form) -> Rows {
-    let rows = futures::stream::unfold((job, form), |(mut job, form)| async move {
-        let chunk = job.rows.recv().await?;
-        let batch = chunk.and_then(|chunk| form.rows(Epoch(0), &chunk));
-        Some((batch, (job, form)))
+    let pieces = futures::stream::unfold((job, form), |(mut job, mut form)| async move {
+        let batches = match job.rows.recv().await? {
+            Err(error) => vec![Err(error)],
+            Ok(chunk) => form.take(Epoch(0), &[chunk], true),
+        };
+        Some((futures::stream::iter(batches), (job, form)))
     });
-    rows.boxed()
+    pieces.flatten().boxed()
 }

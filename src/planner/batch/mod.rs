@@ -14,8 +14,11 @@ mod rows;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::{Column, ParamValues};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
+use datafusion::optimizer::AnalyzerRule;
+use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::planner::PlannerContext;
 use datafusion::sql::sqlparser::ast::{Query, Statement};
@@ -54,7 +57,7 @@ pub fn plan_select(
             .map_err(|error| source.error(error))?,
     };
     let windowed = rewrites::window::lower_leftover(filled)?;
-    let plan = typed_result(windowed, source)?;
+    let plan = typed_result(coerced(windowed), source)?;
     let shown = shown_schema(&plan);
     Ok(BatchQuery::new(plan, shown, settings))
 }
@@ -74,8 +77,9 @@ pub fn describe_select(
         .map(|of| of.as_ref().map(crate::types::SqlType::to_arrow))
         .collect();
     let bound = bind(query, text, snapshot, settings, relations, &functions, types)?;
+    let source = SourceText(text);
     let windowed = rewrites::window::lower_leftover(bound)?;
-    Ok(shown_schema(&typed_result(windowed, SourceText(text))?))
+    Ok(shown_schema(&typed_result(coerced(windowed), source)?))
 }
 
 fn bind(
@@ -101,6 +105,14 @@ fn bind(
         .sql_statement_to_plan_with_context(Statement::Query(Box::new(query)), &mut context)
         .map_err(|error| source.error(error))?;
     analyze::settle(plan).map_err(|error| source.error(error))
+}
+
+/// The plan with its types settled: those of UNION, CASE and the like are not known before. What cannot be settled the
+/// optimizer reports when the query runs.
+fn coerced(plan: LogicalPlan) -> LogicalPlan {
+    TypeCoercion::new()
+        .analyze(plan.clone(), &ConfigOptions::new())
+        .unwrap_or(plan)
 }
 
 /// The query's columns in the types that clients and the rest of Laminar know.

@@ -2,8 +2,8 @@
 //! set-returning functions of columns in FROM, string literals cast to arrays.
 
 use datafusion::sql::sqlparser::ast::{
-    Array, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectNamePart,
-    Query, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, Value,
+    Array, CastKind, CharacterLength, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
+    ObjectNamePart, Query, SelectItem, SetExpr, TableAlias, TableAliasColumnDef, TableFactor, Value,
 };
 
 use crate::planner::bind::names;
@@ -66,6 +66,10 @@ fn rewrite_cast(expr: &mut Expr) {
             return;
         }
     }
+    if let Some(length) = text_length(data_type) {
+        *expr = cut_off(inner, length);
+        return;
+    }
     // `'{1,2}'::int[]`.
     if let DataType::Array(element) = data_type
         && let Some(text) = string_value(inner)
@@ -92,6 +96,35 @@ fn rewrite_cast(expr: &mut Expr) {
             **inner = Expr::Array(Array { elem, named: true });
         }
     }
+}
+
+/// The `n` of `VARCHAR(n)` and `CHAR(n)`.
+fn text_length(data_type: &DataType) -> Option<u64> {
+    match data_type {
+        DataType::Varchar(length)
+        | DataType::CharacterVarying(length)
+        | DataType::CharVarying(length)
+        | DataType::Nvarchar(length)
+        | DataType::Char(length)
+        | DataType::Character(length) => match length {
+            Some(CharacterLength::IntegerLength { length, .. }) => Some(*length),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// A cast keeps as many characters as the type has.
+fn cut_off(value: &Expr, length: u64) -> Expr {
+    let text = Expr::Cast {
+        kind: CastKind::Cast,
+        expr: Box::new(value.clone()),
+        data_type: DataType::Text,
+        array: false,
+        format: None,
+    };
+    let length = Expr::Value(Value::Number(length.to_string(), false).with_empty_span());
+    call("left", vec![text, length])
 }
 
 fn element_type(element: &datafusion::sql::sqlparser::ast::ArrayElemTypeDef) -> Option<DataType> {

@@ -5,6 +5,7 @@
 
 mod catalog_syntax;
 mod lateral_unnest;
+mod literals;
 pub mod names;
 pub mod positions;
 pub mod syntax;
@@ -29,7 +30,7 @@ use datafusion::logical_expr::{
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast::{Query, Statement};
 
-use crate::catalog::objects::{Object, View};
+use crate::catalog::objects::{Object, Table, View};
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
 use crate::error::nearest;
 use crate::ids::Oid;
@@ -50,6 +51,11 @@ pub trait BatchRelations {
     fn system_relation(&self, schema: &str, name: &str) -> Option<Arc<dyn TableProvider>>;
     /// The kept result of a pipeline; `None` when it keeps none, or has none yet.
     fn pipeline_result(&self, pipeline: Oid) -> Option<Arc<dyn ResultRows>>;
+    /// A connected table that can be read to its end; `None` when it has none.
+    fn connected_table(&self, table: &Table) -> Option<Arc<dyn TableProvider>> {
+        let _ = table;
+        None
+    }
     /// Names of the system views of a schema, for hints.
     fn system_names(&self, schema: &str) -> Vec<String>;
 }
@@ -172,13 +178,18 @@ impl<'a> Binder<'a> {
 
     fn object_source(&self, object: &'a Object) -> Result<Arc<dyn TableSource>> {
         match object {
-            Object::Table(table) if self.purpose == Purpose::Batch => Err(Error::not_supported(
-                format!(
-                    "table \"{}\" cannot be read together with kept results",
-                    table.header.name
-                ),
-                "Create a pipeline that reads the table, and select from the pipeline.",
-            )),
+            Object::Table(table) if self.purpose == Purpose::Batch => {
+                match self.batch.and_then(|batch| batch.connected_table(table)) {
+                    Some(rows) => Ok(provider_as_source(rows)),
+                    None => Err(Error::not_supported(
+                        format!(
+                            "table \"{}\" does not end: it cannot be read at once",
+                            table.header.name
+                        ),
+                        "Create a pipeline that reads the table, and select from the pipeline.",
+                    )),
+                }
+            }
             Object::Table(table) => Ok(Arc::new(tables::source(self, table)?)),
             Object::View(view) => Ok(Arc::new(self.view_source(view)?)),
             Object::Pipeline(pipeline) => {
@@ -326,6 +337,7 @@ fn no_result(name: &str, only_sinks: bool) -> Error {
 pub fn options(settings: &Settings) -> ConfigOptions {
     let mut options = ConfigOptions::new();
     options.sql_parser.collect_spans = true;
+    options.sql_parser.parse_float_as_decimal = true;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.execution.time_zone = Some(settings.time_zone.clone());
     options.optimizer.skip_failed_rules = false;

@@ -161,6 +161,8 @@ fn plan_error(message: &str) -> Error {
         || lower.contains("no matching signature")
     {
         SqlState::UNDEFINED_FUNCTION
+    } else if lower.contains("not found in struct") {
+        SqlState::UNDEFINED_COLUMN
     } else if lower.contains("unique expression names") || lower.contains("duplicate") {
         SqlState::DUPLICATE_COLUMN
     } else if lower.contains("table function") && lower.contains("not found") {

@@ -8,15 +8,16 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident,
-    JoinConstraint, JoinOperator, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned,
-    TableFactor, VisitMut, VisitorMut,
+    AccessExpr, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
+    Ident, JoinConstraint, JoinOperator, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned,
+    TableFactor, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::error::nearest;
 use crate::planner::bind::catalog_syntax;
 use crate::planner::bind::lateral_unnest;
+use crate::planner::bind::literals;
 use crate::planner::bind::names;
 use crate::planner::bind::positions::SourceText;
 use crate::planner::dialect;
@@ -84,6 +85,7 @@ impl VisitorMut for SyntaxPass<'_> {
         self.depth -= 1;
         if self.depth == 0 {
             catalog_syntax::show_names(query);
+            literals::show_integers(query);
         }
         ControlFlow::Continue(())
     }
@@ -115,7 +117,9 @@ impl VisitorMut for SyntaxPass<'_> {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Box<Error>> {
+        literals::settle(expr);
         plain_operator(expr);
+        field_of_value(expr);
         if let Expr::Collate { expr: inner, .. } = expr {
             *expr = inner.as_ref().clone();
         }
@@ -403,9 +407,31 @@ fn plain_operator(expr: &mut Expr) {
 /// `TUMBLE_START(..)` is the field `start` of `TUMBLE(..)`.
 fn window_field(mut function: Function, window: &str, field: &str) -> Expr {
     function.name = ObjectName::from(Ident::new(window));
-    let field =
-        Expr::Value(datafusion::sql::sqlparser::ast::Value::SingleQuotedString(field.to_owned()).with_empty_span());
+    let field = Expr::Value(Value::SingleQuotedString(field.to_owned()).with_empty_span());
     call("get_field", vec![Expr::Function(function), field])
+}
+
+/// `(value).field`, `(a.b).c`, `a[1].b`: fields by name, as the SQL planner takes them only of columns.
+fn field_of_value(expr: &mut Expr) {
+    let Expr::CompoundFieldAccess { root, access_chain } = expr else {
+        return;
+    };
+    // What follows a plain name may be the column of a table: the planner tells.
+    let is_name = matches!(root.as_ref(), Expr::Identifier(_) | Expr::CompoundIdentifier(_));
+    let mut may_be_column = is_name;
+    for access in access_chain.iter_mut() {
+        match access {
+            AccessExpr::Dot(Expr::Identifier(_)) if may_be_column => {}
+            AccessExpr::Dot(Expr::Identifier(ident)) => {
+                let field = Value::SingleQuotedString(names::folded(ident));
+                *access = AccessExpr::Dot(Expr::Value(field.with_empty_span()));
+            }
+            _ => may_be_column = false,
+        }
+    }
+    if let Expr::Nested(inner) = root.as_ref() {
+        *root = inner.clone();
+    }
 }
 
 /// A plain function call.

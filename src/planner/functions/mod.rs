@@ -22,8 +22,10 @@ use crate::planner::settings::{SessionFacts, Settings};
 pub mod arrays;
 pub mod catalog;
 mod json;
+pub mod lengths;
 mod postgres;
 mod row_function;
+mod time_arithmetic;
 pub mod window;
 
 /// Everything that can be called by name. Names are in lower case; aliases are names of their own.
@@ -64,6 +66,7 @@ static COMMON: LazyLock<Functions> = LazyLock::new(|| {
     let mut functions = from_datafusion();
     window::register(&mut functions);
     json::register(&mut functions);
+    time_arithmetic::register(&mut functions);
     functions
 });
 

@@ -75,7 +75,11 @@ fn formatting() -> Vec<RowFunction> {
         RowFunction::new("format_type", 2..=2, SqlType::Text, format_type),
         RowFunction::new("pg_typeof", 1..=1, SqlType::Text, |row| {
             let of = row.fields.first().and_then(|field| SqlType::from_arrow_field(field));
-            Ok(text(of.map(|of| of.postgres_name())))
+            // A type without its parameters.
+            Ok(text(of.map(|of| match of {
+                SqlType::Numeric { .. } => "numeric".to_owned(),
+                other => other.postgres_name(),
+            })))
         }),
         RowFunction::new("quote_ident", 1..=1, SqlType::Text, |row| {
             Ok(text(row.text(0).map(types::quote_identifier)))

@@ -79,11 +79,13 @@ impl Lowering {
         let window = format!("window={} ", explain::window(node.window));
         let description = format!("{window}{}{emit}", description(&node.keys, &prepared.spec));
         let (window, emit) = (node.window, node.emit);
+        let late_rows = self.table_that_keeps_late_rows(prepared.stream.node);
         self.aggregate_node(prepared, shape, description, move |aggregate| {
             OperatorSpec::WindowAggregate(WindowAggregateSpec {
                 aggregate,
                 window,
                 emit,
+                late_rows: late_rows.clone(),
             })
         })
     }
@@ -166,6 +168,21 @@ impl Lowering {
         })
     }
 
+    /// The first table below `node` that was declared with `late_rows = 'dead_letter'`.
+    fn table_that_keeps_late_rows(&self, node: usize) -> Option<String> {
+        let node = self.builder.node(node);
+        match &node.operator {
+            OperatorSpec::Source(source) => {
+                let keeps = source.table.common().late_rows_dead_letter;
+                keeps.then(|| source.table_name.clone())
+            }
+            _ => node
+                .inputs
+                .iter()
+                .find_map(|edge| self.table_that_keeps_late_rows(edge.from)),
+        }
+    }
+
     /// How the rows of a key reach one subtask, and what the aggregate there is left to do.
     fn bring_together(
         &mut self,
@@ -178,10 +195,11 @@ impl Lowering {
         if stream.partition.as_deref() == Some(spec.keys.as_slice()) {
             return Ok((spec, self.builder.forward(stream.node, wide), wide));
         }
-        // What a session is shows only where all rows of a key meet.
-        let is_session = matches!(operator(spec.clone()), OperatorSpec::WindowAggregate(window)
-            if matches!(window.window, WindowSpec::Session { .. }));
-        if wide == 1 || is_session || !accumulators::decomposable(&spec.aggregates, spec.append_only_input) {
+        // What a session is shows only where all rows of a key meet. Rows that were aggregated before the exchange could not
+        // be kept when they turn out to be late.
+        let needs_rows = matches!(operator(spec.clone()), OperatorSpec::WindowAggregate(window)
+            if window.late_rows.is_some() || matches!(window.window, WindowSpec::Session { .. }));
+        if wide == 1 || needs_rows || !accumulators::decomposable(&spec.aggregates, spec.append_only_input) {
             let (edge, parallelism) = self.builder.keyed(stream.node, spec.keys.clone());
             return Ok((spec, edge, parallelism));
         }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::physical_expr::PhysicalExpr;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::config::ConfigOptions;
+use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_expr::expressions::{Column as PhysicalColumn, Literal, cast};
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::scalar::ScalarValue;
 
 use crate::engine::connectors::{ConnectorTable, SinkChangelogSupport};
@@ -40,6 +42,8 @@ pub struct SinkTarget {
     pub name: String,
     pub table: Arc<dyn ConnectorTable>,
     pub schema: SchemaRef,
+    /// What checks the values of each column, where their length is limited.
+    pub length_checks: Vec<Option<Arc<ScalarUDF>>>,
     pub primary_key: Option<Vec<usize>>,
     pub oid: Oid,
 }
@@ -156,12 +160,16 @@ impl Lowering {
     pub fn fill_sink(&mut self, stream: Stream, target: &SinkTarget, fillings: &[Filling]) -> Result<Stream> {
         let input = Arc::clone(&stream.shape.schema);
         let mut expressions: Vec<Arc<dyn PhysicalExpr>> = Vec::with_capacity(fillings.len());
-        for (filling, field) in fillings.iter().zip(target.schema.fields()) {
+        for (index, (filling, field)) in fillings.iter().zip(target.schema.fields()).enumerate() {
             let value: Arc<dyn PhysicalExpr> = match filling {
                 Filling::Column(index) => Arc::new(PhysicalColumn::new(input.field(*index).name(), *index)),
                 Filling::Constant(value) => Arc::new(Literal::new(value.clone())),
             };
-            expressions.push(casted(value, &input, field.data_type())?);
+            let value = casted(value, &input, field.data_type())?;
+            expressions.push(match target.length_checks.get(index).cloned().flatten() {
+                Some(check) => checked(value, check, field),
+                None => value,
+            });
         }
         let texts = target
             .schema
@@ -229,6 +237,18 @@ fn casted(value: Arc<dyn PhysicalExpr>, schema: &Schema, to: &DataType) -> Resul
         return Ok(value);
     }
     cast(value, schema, to.clone()).map_err(|error| SourceText("").error(error))
+}
+
+fn checked(value: Arc<dyn PhysicalExpr>, check: Arc<ScalarUDF>, field: &FieldRef) -> Arc<dyn PhysicalExpr> {
+    let name = check.name().to_owned();
+    let options = Arc::new(ConfigOptions::new());
+    Arc::new(ScalarFunctionExpr::new(
+        &name,
+        check,
+        vec![value],
+        Arc::clone(field),
+        options,
+    ))
 }
 
 /// How the rows reach the sink: as they are, unless they change.

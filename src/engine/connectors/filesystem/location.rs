@@ -98,24 +98,62 @@ impl Location {
         {
             return Ok(vec![file(meta)]);
         }
-        let options = glob::MatchOptions {
-            require_literal_separator: true,
-            ..glob::MatchOptions::new()
-        };
-        let wanted = |path: &object_store::path::Path| match pattern {
-            Some(pattern) => pattern.matches_with(path.as_ref(), options),
-            None => !path.parts().any(|part| is_hidden(part.as_ref())),
-        };
         let listed = self.store.list(Some(prefix));
         let all: Vec<_> = listed
             .try_collect()
             .await
             .map_err(|error| store_error("list", &self.text, &error))?;
-        Ok(all
+        let files: Vec<InputFile> = all
             .into_iter()
-            .filter(|meta| wanted(&meta.location))
+            .filter(|meta| is_wanted(&meta.location, pattern))
             .map(file)
-            .collect())
+            .collect();
+        if files.is_empty() && pattern.is_none() {
+            return Err(self.nothing_there());
+        }
+        Ok(files)
+    }
+
+    /// As a local path that does not exist.
+    fn nothing_there(&self) -> Error {
+        Error::External {
+            code: SqlState::UNDEFINED_FILE,
+            message: format!(
+                "could not open file \"{}\": nothing has this name or begins with it",
+                self.text
+            ),
+            hint: None,
+            retry: Retry::Never,
+        }
+    }
+
+    /// Whether a pattern or folder has no files at present.
+    pub async fn is_empty(&self) -> Result<bool> {
+        let (prefix, pattern) = match &self.kind {
+            Kind::Local(path) => return Ok(list_local(path)?.is_empty()),
+            Kind::Remote { pattern: None, .. } => return Ok(false),
+            Kind::Remote { prefix, pattern, .. } => (prefix, pattern.as_ref()),
+        };
+        let mut listed = self.store.list(Some(prefix));
+        loop {
+            let next = listed.try_next().await;
+            match next.map_err(|error| store_error("list", &self.text, &error))? {
+                Some(meta) if is_wanted(&meta.location, pattern) => return Ok(false),
+                Some(_) => {}
+                None => return Ok(true),
+            }
+        }
+    }
+}
+
+fn is_wanted(path: &object_store::path::Path, pattern: Option<&glob::Pattern>) -> bool {
+    let options = glob::MatchOptions {
+        require_literal_separator: true,
+        ..glob::MatchOptions::new()
+    };
+    match pattern {
+        Some(pattern) => pattern.matches_with(path.as_ref(), options),
+        None => !path.parts().any(|part| is_hidden(part.as_ref())),
     }
 }
 

@@ -4,6 +4,8 @@
 //! order of their names, and dealt to the subtasks in turn. After a restore files that are new are read too, finished ones
 //! are not read again, and a file that was removed before its end is an error.
 //!
+//! A path without wildcards that names nothing is an error; a pattern or folder without files is empty, with a warning.
+//!
 //! Not guaranteed: anything about files that change while they are read.
 //!
 //! - [`location`] what `path` means: globs, folders, URLs; listing.
@@ -213,6 +215,7 @@ struct FilesystemTable {
     common: CommonOptions,
 }
 
+#[async_trait::async_trait]
 impl ConnectorTable for FilesystemTable {
     fn connector(&self) -> &'static str {
         "filesystem"
@@ -236,6 +239,12 @@ impl ConnectorTable for FilesystemTable {
 
     fn guarantee(&self) -> DeliveryGuarantee {
         DeliveryGuarantee::ExactlyOnce
+    }
+
+    async fn input_warning(&self) -> Option<String> {
+        // What cannot be listed is an error where it is read.
+        let is_empty = self.files.location.is_empty().await.unwrap_or(false);
+        is_empty.then(|| format!("no file matches \"{}\"", self.files.location.text()))
     }
 
     fn open_source(&self, context: SourceContext) -> Result<Box<dyn Source>> {

@@ -2,7 +2,8 @@
 //!
 //! Source: one split, whose offset is a byte offset; a file is bounded input. Sink: exactly once. A fresh start empties
 //! the file; a restore cuts it to the length it had at the checkpoint. Readers of the file see rows before the epoch that
-//! wrote them is decided; what they see may be cut off again after a crash.
+//! wrote them is decided; what they see may be cut off again after a crash. A file that has content is only emptied for a
+//! table that says `type = 'sink'`.
 
 mod sink;
 mod source;
@@ -71,6 +72,9 @@ impl Connector for SingleFile {
         let reader = OptionReader::for_table(&description, options)?;
         Ok(Arc::new(SingleFileTable {
             path: files::local_path("path", reader.required("path")?)?,
+            declared_sink: options
+                .get("type")
+                .is_some_and(|of| of.text.trim().eq_ignore_ascii_case("sink")),
             rate: reader.positive_number("rate")?,
             schema: declared,
             format: FormatOptions::read(&reader)?,
@@ -95,6 +99,8 @@ impl Connector for SingleFile {
 #[derive(Debug)]
 pub(super) struct SingleFileTable {
     path: PathBuf,
+    /// `type = 'sink'`: what is in the file may be overwritten.
+    declared_sink: bool,
     rate: Option<f64>,
     schema: Option<SchemaRef>,
     format: FormatOptions,
@@ -132,6 +138,11 @@ impl ConnectorTable for SingleFileTable {
 
     fn guarantee(&self) -> DeliveryGuarantee {
         DeliveryGuarantee::ExactlyOnce
+    }
+
+    fn would_destroy(&self) -> Option<String> {
+        let has_content = || std::fs::metadata(&self.path).is_ok_and(|file| file.is_file() && file.len() > 0);
+        (!self.declared_sink && has_content()).then(|| self.path.display().to_string())
     }
 
     fn open_source(&self, context: SourceContext) -> Result<Box<dyn Source>> {

@@ -119,6 +119,7 @@ fn window_graph(table: &Arc<NumberTable>, ledger: &Arc<Ledger>, parallelism: u32
         aggregate,
         window: WindowSpec::Tumble { size_micros: WINDOW },
         emit: EmitMode::OnWindowClose,
+        late_rows: None,
     });
     graph.nodes[count].output = shape(&["key", "start", "end", "count"], true);
     let mut fields: Vec<_> = graph.nodes[count]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod late_rows;
 mod numbers;
 mod oracle;
 mod partial;

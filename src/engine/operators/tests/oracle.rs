@@ -87,6 +87,7 @@ fn wrap(spec: &AggregateSpec, window: Window) -> OperatorSpec {
             aggregate: spec.clone(),
             window,
             emit,
+            late_rows: None,
         }),
     }
 }

@@ -106,6 +106,7 @@ fn hopping(aggregate: AggregateSpec, slide_micros: i64, size_micros: i64) -> Win
             size_micros,
         },
         emit: EmitMode::OnWindowClose,
+        late_rows: None,
     }
 }
 
@@ -114,6 +115,7 @@ fn sessions(aggregate: AggregateSpec, gap_micros: i64) -> WindowAggregateSpec {
         aggregate,
         window: WindowSpec::Session { gap_micros },
         emit: EmitMode::OnWindowClose,
+        late_rows: None,
     }
 }
 

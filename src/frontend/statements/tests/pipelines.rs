@@ -4,10 +4,14 @@
 
 use std::time::Duration;
 
+use datafusion::common::ScalarValue;
 use futures::StreamExt;
 
+use crate::frontend::parameter::Parameter;
 use crate::frontend::response::Response;
-use crate::frontend::testing::{Client, TestServer, lines};
+use crate::frontend::sql;
+use crate::frontend::testing::{Client, TestServer, collect, lines};
+use crate::types::SqlType;
 
 const BIDS: &str = "CREATE TABLE bids (auction BIGINT, price BIGINT, ts TIMESTAMP, WATERMARK FOR ts)
     WITH (connector = 'single_file', path = '{{ DATA }}/bids.json', format = 'json')";
@@ -73,6 +77,47 @@ async fn a_pipeline_keeps_its_result() {
     );
     assert_eq!(client.run("DROP PIPELINE totals").await, "DROP PIPELINE");
     assert_eq!(client.error("SELECT * FROM totals").await.code.as_str(), "42P01");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_by_key_shows_each_key_once_an_epoch() {
+    let (server, mut client) = server_with_bids(90).await;
+    client
+        .run("CREATE PIPELINE totals WITH (wait = 'finished') AS SELECT auction, count(*) AS bids, max(price) AS top FROM bids GROUP BY auction")
+        .await;
+    let without_epoch = |rows: Vec<String>| {
+        let rows = rows.into_iter().map(|row| row.split_once('|').unwrap().1.to_owned());
+        sorted(rows.collect())
+    };
+    let upserts = client.rows("SUBSCRIBE totals ENVELOPE UPSERT (KEY (auction))").await;
+    assert_eq!(
+        without_epoch(upserts),
+        ["upsert|0|30|87", "upsert|1|30|88", "upsert|2|30|89"]
+    );
+    // What is no key is said to be none.
+    let violated = client.rows("SUBSCRIBE totals ENVELOPE UPSERT (KEY (bids))").await;
+    assert_eq!(without_epoch(violated), ["key_violation|30|NULL|NULL"]);
+    let images = client
+        .rows("SUBSCRIBE totals WITH (progress = true) ENVELOPE DEBEZIUM (KEY (auction))")
+        .await;
+    let images = without_epoch(images);
+    assert_eq!(images[0], "false|insert|0|NULL|NULL|30|87");
+    assert_eq!(images[3], "true|NULL|NULL|NULL|NULL|NULL|NULL");
+    // Over a query, the last that is said of a key is how it is.
+    let changes =
+        "SUBSCRIBE (SELECT auction, count(*) AS bids FROM bids GROUP BY auction) ENVELOPE UPSERT (KEY (auction))";
+    let rows = client.rows(changes).await;
+    for auction in ["0", "1", "2"] {
+        let of_key = format!("|upsert|{auction}|");
+        assert_eq!(
+            rows.iter().rfind(|row| row.contains(&of_key)).unwrap(),
+            &format!("0{of_key}30")
+        );
+    }
+    let missing = client.error("SUBSCRIBE totals ENVELOPE UPSERT (KEY (auktion))").await;
+    assert_eq!(missing.code.as_str(), "42703");
+    assert!(missing.hint.is_some_and(|hint| hint.contains("auction")));
     server.stop().await;
 }
 
@@ -143,7 +188,7 @@ async fn a_select_over_streams_runs_until_its_limit() {
         .await;
     assert_eq!(client.rows("SELECT counter FROM ticks LIMIT 3").await.len(), 3);
     let updating = client
-        .error("SELECT auction, count(*) FROM bids GROUP BY auction")
+        .error("SELECT counter, count(*) FROM ticks GROUP BY counter")
         .await;
     assert_eq!(updating.code.as_str(), "0A000");
     let rows = client
@@ -151,6 +196,94 @@ async fn a_select_over_streams_runs_until_its_limit() {
         .await;
     assert!(rows.len() >= 3, "{rows:?}");
     assert_eq!(client.error("SELECT 1 EMIT ON UPDATE").await.code.as_str(), "0A000");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_that_end_are_read_by_any_query() {
+    let (server, mut client) = server_with_bids(90).await;
+    client
+        .run("CREATE PIPELINE totals WITH (wait = 'finished') AS SELECT auction, count(*) AS bids FROM bids GROUP BY auction")
+        .await;
+    client
+        .run("CREATE TABLE ticks WITH (connector = 'impulse', event_rate = 1000)")
+        .await;
+    let newest = "SELECT price, auction FROM bids ORDER BY price DESC LIMIT 2";
+    assert_eq!(client.rows(newest).await, ["89|2", "88|1"]);
+    let grouped = "SELECT auction, count(*) FROM bids GROUP BY auction ORDER BY auction";
+    assert_eq!(client.rows(grouped).await, ["0|30", "1|30", "2|30"]);
+    assert_eq!(client.rows("SELECT count(*) FROM bids").await, ["90"]);
+    let joined = "SELECT a.price, t.bids FROM bids a JOIN bids b ON a.price = b.price + 1 JOIN totals t ON t.auction = a.auction WHERE a.price < 3 ORDER BY 1";
+    assert_eq!(client.rows(joined).await, ["1|30", "2|30"]);
+    let above = "SELECT count(*) FROM bids WHERE price > (SELECT avg(price) FROM bids)";
+    assert_eq!(client.rows(above).await, ["45"]);
+    client
+        .run("CREATE VIEW latest AS SELECT price FROM bids ORDER BY ts DESC LIMIT 1")
+        .await;
+    assert_eq!(client.rows("SELECT * FROM latest").await, ["89"]);
+    assert_eq!(client.rows(&format!("COPY ({newest}) TO STDOUT")).await.len(), 2);
+    let parsed = sql::parse("SELECT price FROM bids WHERE price < $1 ORDER BY price DESC LIMIT $2")
+        .unwrap()
+        .remove(0);
+    let described = client.session.describe(&parsed, &[]).unwrap();
+    assert_eq!(described.parameters, [SqlType::BigInt, SqlType::BigInt]);
+    assert_eq!(described.columns.unwrap().fields().len(), 1);
+    let number = |value| Parameter {
+        sql_type: SqlType::BigInt,
+        value: ScalarValue::Int64(Some(value)),
+    };
+    let Response::Rows { rows, .. } = client.session.run(&parsed, &[number(7), number(2)]).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(collect(rows).await.unwrap(), ["6", "5"]);
+    let plan = client.rows(&format!("EXPLAIN {newest}")).await.join("\n");
+    assert!(plan.contains("Sort"), "{plan}");
+    // What does not end cannot be sorted.
+    for endless in [
+        "SELECT counter FROM ticks ORDER BY counter",
+        "SELECT count(*) FROM ticks JOIN bids ON counter = price",
+    ] {
+        assert_eq!(client.error(endless).await.code.as_str(), "0A000", "{endless}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_without_files_is_told() {
+    let server = TestServer::start().await;
+    let mut client = server.client();
+    let table = |name: &str, path: &str| {
+        format!(
+            "CREATE TABLE {name} (id BIGINT) WITH (connector = 'filesystem', path = '{{{{ DATA }}}}/{path}', format = 'json')"
+        )
+    };
+    client.run(&table("exact", "missing.json")).await;
+    for query in ["SELECT id FROM exact", "SELECT id FROM exact ORDER BY id"] {
+        let error = client.error(query).await;
+        assert_eq!(error.code.as_str(), "58P01", "{query}");
+        assert!(error.message.contains("missing.json"), "{error:?}");
+    }
+    client.run(&table("pattern", "part-*.json")).await;
+    client.run("CREATE TABLE nothing WITH (connector = 'blackhole')").await;
+    client.notices();
+    for statement in [
+        "SELECT id FROM pattern",
+        "SELECT id FROM pattern ORDER BY id",
+        "CREATE PIPELINE p AS SELECT id FROM pattern",
+        "INSERT INTO nothing SELECT id FROM pattern",
+    ] {
+        client.run(statement).await;
+        let warnings = client.notice_texts();
+        assert!(
+            warnings
+                .iter()
+                .any(|text| text.starts_with("no file matches") && text.contains("part-*.json")),
+            "{statement}: {warnings:?}"
+        );
+    }
+    server.write("part-1.json", "{\"id\": 7}\n");
+    assert_eq!(client.rows("SELECT id FROM pattern").await, ["7"]);
+    assert!(client.notices().is_empty());
     server.stop().await;
 }
 
@@ -245,6 +378,22 @@ async fn an_old_file_does_not_decide_what_is_written() {
         .run("CREATE TABLE out WITH (connector = 'single_file', path = '{{ DATA }}/old.json', format = 'json')")
         .await;
     assert!(client.rows("DESCRIBE out").await[0].starts_with("before|text|"));
+    // Nobody said that the file may go.
+    for text in [
+        "CREATE PIPELINE p AS INSERT INTO out SELECT price FROM bids",
+        "INSERT INTO out SELECT price FROM bids",
+        "CREATE TABLE fed WITH (connector = 'single_file', path = '{{ DATA }}/old.json', format = 'json') AS SELECT price FROM bids",
+    ] {
+        let error = client.error(text).await;
+        assert_eq!(error.code.as_str(), "55000", "{text}");
+        assert!(error.message.contains("old.json"), "{error:?}");
+        assert!(error.hint.is_some_and(|hint| hint.contains("type = 'sink'")));
+    }
+    assert_eq!(server.read("old.json"), "{\"before\": \"x\"}\n");
+    client.run("DROP TABLE out").await;
+    client
+        .run("CREATE TABLE out WITH (connector = 'single_file', path = '{{ DATA }}/old.json', format = 'json', type = 'sink')")
+        .await;
     client
         .run("CREATE PIPELINE p WITH (wait = 'finished') AS INSERT INTO out SELECT price FROM bids")
         .await;
@@ -298,6 +447,28 @@ async fn an_insert_without_end_is_removed_when_cancelled() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(client.rows("SHOW PIPELINES").await.is_empty());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_insert_that_was_cut_off_is_removed_by_the_next_server() {
+    let server = TestServer::start().await;
+    let mut client = server.client();
+    client.run("CREATE TABLE ticks WITH (connector = 'impulse', event_rate = 100); CREATE TABLE nothing WITH (connector = 'blackhole'); CREATE PIPELINE kept WITH (start = false) AS INSERT INTO nothing SELECT counter FROM ticks").await;
+    let mut other = server.client();
+    let insert = tokio::spawn(async move {
+        other
+            .try_run("INSERT INTO nothing SELECT counter FROM ticks")
+            .await
+            .is_err()
+    });
+    while client.rows("SHOW PIPELINES LIKE 'insert_%'").await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    crate::frontend::statements::insert::remove_abandoned(&server.server).await;
+    assert!(client.rows("SHOW PIPELINES LIKE 'insert_%'").await.is_empty());
+    assert_eq!(client.rows("SHOW PIPELINES LIKE 'kept'").await.len(), 1);
+    assert!(insert.await.unwrap());
     server.stop().await;
 }
 

@@ -175,6 +175,64 @@ async fn statements_are_prepared_and_described() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn parameters_are_described_by_their_place() {
+    let server = TestServer::start().await;
+    let mut client = server.client();
+    client
+        .run("CREATE TABLE ticks (counter BIGINT) WITH (connector = 'impulse', message_count = 5)")
+        .await;
+    client
+        .run("CREATE TABLE out (id BIGINT, name TEXT, amount NUMERIC(10, 2)) WITH (connector = 'blackhole')")
+        .await;
+    for (text, types) in [
+        ("SELECT $1::int", "INT"),
+        ("SELECT CAST($1 AS date), $2::float8 + 1", "DATE, DOUBLE PRECISION"),
+        (
+            "SELECT name FROM laminar.tables WHERE columns = $1 LIMIT $2 OFFSET $3",
+            "INT, BIGINT, BIGINT",
+        ),
+        ("SELECT counter FROM ticks WHERE counter >= $1", "BIGINT"),
+        (
+            "SELECT counter FROM ticks WHERE counter IN ($1, $2) LIMIT $3",
+            "BIGINT, BIGINT, BIGINT",
+        ),
+        ("SELECT counter + $1::int FROM ticks", "INT"),
+        ("SELECT $1 FROM ticks", "TEXT"),
+        ("INSERT INTO out VALUES ($1, $2, $3)", "BIGINT, TEXT, NUMERIC(10,2)"),
+        ("INSERT INTO out (amount, id) VALUES ($1, $2)", "NUMERIC(10,2), BIGINT"),
+        (
+            "INSERT INTO out SELECT $2, 'x' FROM ticks WHERE counter < $1",
+            "BIGINT, BIGINT",
+        ),
+        ("SUBSCRIBE (SELECT counter FROM ticks WHERE counter < $1)", "BIGINT"),
+        (
+            "COPY (SELECT name FROM laminar.tables WHERE columns = $1 ORDER BY name) TO STDOUT",
+            "INT",
+        ),
+    ] {
+        let parsed = sql::parse(text).unwrap().remove(0);
+        let described = client
+            .session
+            .describe(&parsed, &[])
+            .unwrap_or_else(|error| panic!("{text}: {error:?}"));
+        let shown: Vec<String> = described.parameters.iter().map(SqlType::to_sql).collect();
+        assert_eq!(shown.join(", "), types, "{text}");
+    }
+    let integer = sql::parse("SELECT 1 AS one, 3000000000 AS big, 1.5 AS half")
+        .unwrap()
+        .remove(0);
+    let columns = client.session.describe(&integer, &[]).unwrap().columns.unwrap();
+    let shown: Vec<String> = columns
+        .fields()
+        .iter()
+        .filter_map(|field| SqlType::from_arrow_field(field))
+        .map(|of| of.to_sql())
+        .collect();
+    assert_eq!(shown, ["INT", "BIGINT", "NUMERIC(2,1)"]);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn cursors_hand_out_rows_in_portions() {
     let server = TestServer::start().await;
     let mut client = server.client();
