@@ -32,6 +32,9 @@ const SCENARIOS: &[(&str, Option<&str>, fn() -> Outcome)] = &[
     ("scenario/damaged_checkpoint_falls_back", None, || {
         Box::pin(damaged_checkpoint_falls_back())
     }),
+    ("scenario/killed_insert_leaves_no_pipeline", None, || {
+        Box::pin(killed_insert_leaves_no_pipeline())
+    }),
     ("scenario/big_select_does_not_buffer", None, || {
         Box::pin(big_select_does_not_buffer())
     }),
@@ -245,6 +248,35 @@ fn newest_file(folder: &std::path::Path) -> Option<std::path::PathBuf> {
         }
     }
     newest.map(|(_, path)| path)
+}
+
+async fn killed_insert_leaves_no_pipeline() -> Result<(), String> {
+    let mut fixture = fixture()?;
+    let kept = "CREATE PIPELINE kept AS SELECT count(*) AS n FROM ticks";
+    let nothing = "CREATE TABLE nothing WITH (connector = 'blackhole')";
+    execute(&fixture.server, &[TICKING, nothing, kept]).await?;
+    let client = fixture.server.connect().await?;
+    tokio::spawn(async move {
+        client
+            .simple_query("INSERT INTO nothing SELECT counter FROM ticks")
+            .await
+            .is_ok()
+    });
+    let count = "SELECT count(*) FROM laminar.pipelines";
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while single_value(&fixture.server, count).await? != "2" {
+        if Instant::now() > deadline {
+            return Err("the INSERT did not begin".into());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    fixture.server.kill();
+    fixture.server = ServerProcess::start(&fixture.folder.path().join("data"), &[])?;
+    let left = single_value(&fixture.server, "SELECT string_agg(name, ' ') FROM laminar.pipelines").await?;
+    match left.as_str() {
+        "kept" => Ok(()),
+        other => Err(format!("pipelines after the restart: {other}")),
+    }
 }
 
 async fn big_select_does_not_buffer() -> Result<(), String> {

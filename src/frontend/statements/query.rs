@@ -65,10 +65,19 @@ pub(crate) async fn rows_of(
             for graph in scans(session, &query.query) {
                 warn_of_missing_input(session, &graph).await;
             }
-            one_shot(session, query, source, parameters).await
+            let answer = one_shot(session, query, source, parameters).await;
+            answer.map_err(|error| refused_by_both(session, &bound, source, error))
         }
         Classification::Stream => foreground(session, &bound, source).await,
     }
+}
+
+/// When neither engine supports the query, what the streaming one misses says more: the batch engine was the second choice.
+fn refused_by_both(session: &Session, query: &QueryText, source: &str, error: Error) -> Error {
+    if error.code() != SqlState::FEATURE_NOT_SUPPORTED {
+        return error;
+    }
+    compile_foreground(session, query, source).err().unwrap_or(error)
 }
 
 /// Runs a query over what is kept.

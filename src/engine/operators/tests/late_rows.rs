@@ -1,5 +1,8 @@
 //! Late rows that are kept as dead letters.
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::datatypes::DataType;
 
 use crate::engine::graph::{AggregateFunction as F, EmitMode, OperatorSpec, WindowAggregateSpec};
@@ -20,18 +23,18 @@ fn late_rows_are_kept_with_their_reason() {
         ..windowed(aggregated, 60_000_000, EmitMode::OnWindowClose)
     };
     let context = context(0, 1);
-    let input_shape = shape(input.clone(), true);
+    let input_shape = shape(Arc::clone(&input), true);
     let spec = OperatorSpec::WindowAggregate(spec);
     let mut operator = build(&spec, Some(&input_shape), &output, &context).unwrap();
     let rows = |numbers: &[(i64, i64, i64)]| {
-        let column = |of: fn(&(i64, i64, i64)) -> i64| -> arrow::array::ArrayRef {
-            let values: arrow::array::Int64Array = numbers.iter().map(|row| Some(of(row))).collect();
-            std::sync::Arc::new(values)
+        let column = |of: fn(&(i64, i64, i64)) -> i64| -> ArrayRef {
+            let values: Int64Array = numbers.iter().map(|row| Some(of(row))).collect();
+            Arc::new(values)
         };
         let columns = vec![column(|row| row.1), column(|row| row.2)];
         Chunk {
             event_time: Some(numbers.iter().map(|row| row.0).collect()),
-            ..Chunk::insert(arrow::array::RecordBatch::try_new(input.clone(), columns).unwrap())
+            ..Chunk::insert(RecordBatch::try_new(Arc::clone(&input), columns).unwrap())
         }
     };
     let mut sent = Output::default();

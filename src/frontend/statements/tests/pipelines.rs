@@ -238,6 +238,15 @@ async fn tables_that_end_are_read_by_any_query() {
     assert_eq!(collect(rows).await.unwrap(), ["6", "5"]);
     let plan = client.rows(&format!("EXPLAIN {newest}")).await.join("\n");
     assert!(plan.contains("Sort"), "{plan}");
+    // Windows by event time are the streaming engine's.
+    let windows = "SELECT TUMBLE(INTERVAL '1 minute') AS w, count(*) FROM bids GROUP BY w ORDER BY w";
+    assert!(
+        client
+            .error(windows)
+            .await
+            .message
+            .starts_with("ORDER BY is not supported")
+    );
     // What does not end cannot be sorted.
     for endless in [
         "SELECT counter FROM ticks ORDER BY counter",
