@@ -114,6 +114,7 @@ fn report(name: &str, input: &str, stream: &Spent, batch_ns: f64) {
 
 async fn measure_stream(folder: &Path, file: &Path, query: &Query, source: &str, events: u64) -> Outcome<Spent> {
     let server = start(&folder.join(format!("{}_{source}", query.name)))?;
+    println!("  server ready in {}", server.ready_in);
     let client = connect(server.port).await?;
     let file = file.display();
     let select = query.stream.replace("{source}", source);
@@ -128,14 +129,23 @@ async fn measure_stream(folder: &Path, file: &Path, query: &Query, source: &str,
             "CREATE TABLE generated WITH (connector = 'nexmark', events = {events}, seed = {SEED});
              CREATE TABLE nothing WITH (connector = 'blackhole');
              CREATE TABLE from_file WITH (connector = 'single_file', path = '{file}', format = 'json', type = 'source',
-                 event_time_field = 'date_time', watermark_delay = '4 seconds');
-             CREATE PIPELINE measured WITH (start = false, checkpoint_interval = '1 second') AS {body}"
+                 event_time_field = 'date_time', watermark_delay = '4 seconds')"
         ))
         .await?;
-    let before = cpu_seconds(server.child.id())?;
-    client.batch_execute("START PIPELINE measured").await?;
-    client.batch_execute("WAIT FOR PIPELINE measured FINISHED").await?;
-    let spent = cpu_seconds(server.child.id())? - before;
+    let mut spent = 0.0;
+    // The second run counts: the first finds no memory yet, which the reference's process has long had.
+    for _ in 0..2 {
+        client
+            .batch_execute(&format!(
+                "CREATE PIPELINE measured WITH (start = false, checkpoint_interval = '1 second') AS {body}"
+            ))
+            .await?;
+        let before = cpu_seconds(server.child.id())?;
+        client.batch_execute("START PIPELINE measured").await?;
+        client.batch_execute("WAIT FOR PIPELINE measured FINISHED").await?;
+        spent = cpu_seconds(server.child.id())? - before;
+        client.batch_execute("DROP PIPELINE measured").await?;
+    }
     Ok(Spent {
         ns_an_event: spent * 1e9 / events as f64,
         peak_mib: peak(&server),

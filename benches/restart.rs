@@ -11,7 +11,7 @@ use common::{Outcome, argument, connect, resident_mib, start};
 use tokio_postgres::Client;
 
 fn main() -> Outcome<()> {
-    let groups = argument("--groups").unwrap_or(4_000_000);
+    let groups = argument("--groups").unwrap_or(700_000);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -40,13 +40,17 @@ async fn run(groups: u64) -> Outcome<()> {
         let ready = started.elapsed();
         let client = connect(server.port).await?;
         let before = epoch(&client).await?;
+        client.batch_execute("WAIT FOR PIPELINE counted RUNNING").await?;
+        let running = started.elapsed();
         while epoch(&client).await? <= before {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         println!(
-            "restart {round}: {groups} groups, {:.0} MB of state: ready in {:.0} ms, first new epoch after {:.0} ms, peak {} MiB",
+            "restart {round}: {groups} groups, {:.0} MB of state: ready in {:.0} ms, restored and running after {:.0} ms, first new \
+             epoch after {:.0} ms, peak {} MiB",
             state as f64 / 1e6,
             ready.as_secs_f64() * 1e3,
+            running.as_secs_f64() * 1e3,
             started.elapsed().as_secs_f64() * 1e3,
             resident_mib(server.child.id())
         );

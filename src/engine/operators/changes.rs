@@ -61,7 +61,8 @@ impl Changes {
         self.touched.contains(group)
     }
 
-    /// Remembers the results of groups that are about to change.
+    /// Remembers the results of groups that are about to change, and marks them for the next snapshot: a group touched since
+    /// the last barrier is one changed since the last snapshot.
     pub fn before_update(&mut self, table: &mut GroupTable, groups: &[u32]) -> Result<()> {
         let fresh: Vec<u32> = groups
             .iter()
@@ -70,6 +71,9 @@ impl Changes {
             .collect();
         if fresh.is_empty() {
             return Ok(());
+        }
+        for &group in &fresh {
+            table.changed.insert(group);
         }
         let shown: Vec<bool> = if self.always_shown {
             vec![self.global_emitted; fresh.len()]

@@ -160,7 +160,7 @@ impl Operator for UpdatingAggregate {
         let keys = self.table.layout.key_columns(&chunk.rows);
         let groups = self.table.assign(&keys, chunk.len(), chunk.key_hashes.as_ref())?;
         self.changes.before_update(&mut self.table, &groups)?;
-        self.table.apply(&chunk.rows, &groups, weights_of(&chunk))?;
+        self.table.aggregates.apply(&chunk.rows, &groups, weights_of(&chunk))?;
         if let Some(stamps) = &mut self.table.stamps {
             let now = self.clock.now_millis();
             for &group in &groups {
