@@ -20,6 +20,7 @@ use crate::planner::bind::lateral_unnest;
 use crate::planner::bind::literals;
 use crate::planner::bind::names;
 use crate::planner::bind::positions::SourceText;
+use crate::planner::bind::using;
 use crate::planner::dialect;
 use crate::planner::error::{Error, Result, Undefined};
 use crate::planner::functions::{Functions, window};
@@ -92,6 +93,12 @@ impl VisitorMut for SyntaxPass<'_> {
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Box<Error>> {
         lateral_unnest::rewrite(select);
+        if self.purpose != Purpose::Batch
+            && let Some((join, hint)) = using::misleading(select)
+        {
+            let message = "USING and NATURAL in this outer join are not supported in a continuous query";
+            return self.refuse(join.relation.span(), message, hint);
+        }
         names::name_items(select);
         ControlFlow::Continue(())
     }

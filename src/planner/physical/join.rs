@@ -410,8 +410,14 @@ fn never_null(expr: &Expr, plan: &LogicalPlan) -> bool {
     if expr.nullable(plan.schema().as_ref()).is_ok_and(|nullable| !nullable) {
         return true;
     }
-    let Expr::Column(column) = expr else {
-        return false;
+    let column = match expr {
+        Expr::Column(column) => column,
+        Expr::BinaryExpr(LogicalBinary { left, op, right }) => {
+            let keeps = matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply);
+            return keeps && never_null(left, plan) && never_null(right, plan);
+        }
+        Expr::Cast(cast) => return never_null(&cast.expr, plan),
+        _ => return false,
     };
     let Some(index) = plan.schema().maybe_index_of_column(column) else {
         return false;

@@ -78,8 +78,13 @@ impl TimeFacts {
         match (call.name(), call.args()) {
             ("date_bin", [width, time, origin]) => {
                 let width = literal_micros(width)?;
-                let aligned =
-                    literal(origin).is_some_and(|origin| *origin == ScalarValue::TimestampMicrosecond(Some(0), None));
+                let aligned = literal(origin).is_some_and(|origin| {
+                    matches!(
+                        origin,
+                        ScalarValue::TimestampMicrosecond(Some(0), None)
+                            | ScalarValue::TimestampNanosecond(Some(0), None)
+                    )
+                });
                 let inner = self.of(time)?;
                 (aligned && width > 0).then(|| inner.widened(width - 1, 0))
             }

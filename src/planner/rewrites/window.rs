@@ -618,7 +618,8 @@ fn window_arithmetic(expr: Expr) -> Result<Transformed<Expr>, DataFusionError> {
         let nanoseconds = micros.saturating_mul(1000);
         Expr::Literal(ScalarValue::new_interval_mdn(0, 0, nanoseconds), None)
     };
-    let epoch = Expr::Literal(ScalarValue::TimestampMicrosecond(Some(0), None), None);
+    // The function takes its origin in nanoseconds only, whatever the time column counts in.
+    let epoch = Expr::Literal(ScalarValue::TimestampNanosecond(Some(0), None), None);
     let start = cast(
         date_bin(width(size), cast(time.clone(), timestamp.clone()), epoch),
         timestamp,

@@ -366,6 +366,14 @@ fn joins_that_cannot_be_continuous_say_what_works() {
     ] {
         check_error(sql, "0A000", hint, None);
     }
+    for sql in [
+        "SELECT ts FROM bids RIGHT JOIN auctions USING (ts)",
+        "SELECT price FROM bids NATURAL FULL JOIN auctions",
+        "SELECT * FROM bids LEFT JOIN auctions USING (ts)",
+    ] {
+        check_error(sql, "0A000", "USING and NATURAL", Some("auctions"));
+    }
+    compiled("SELECT ts, price FROM bids LEFT JOIN auctions USING (ts)");
     check_error(
         "SELECT auction FROM bids WHERE auction NOT IN (SELECT id FROM auctions)",
         "0A000",

@@ -133,6 +133,42 @@ fn what_comes_and_goes_between_barriers_says_nothing() {
 }
 
 #[test]
+fn without_keys_every_row_meets_every_row() {
+    let mut spec = join(JoinKind::Left, &two_columns(), 0);
+    for input in &mut spec.inputs {
+        input.keys.clear();
+    }
+    spec.null_equal.clear();
+    spec.residual = Some(residual(&two_columns(), 1, Comparison::Gt, 1));
+    let mut cross = JoinHarness::new(spec, None, context(0, 1));
+    check(
+        &mut cross,
+        "L+ 1 10\nL+ 2 20\nR+ 0 15\nC 1",
+        "+ 2 20 0 15\n+ 1 10 null null",
+    );
+    check(
+        &mut cross,
+        "R\nR- 0 15\nR+ 0 5\nC 2",
+        "- 2 20 0 15\n+ 1 10 0 5\n+ 2 20 0 5\n- 1 10 null null",
+    );
+    check(&mut cross, "R\nL- 1 10\nB 3", "- 1 10 0 5");
+}
+
+#[test]
+fn a_moment_has_several_rows() {
+    let mut full = JoinHarness::new(
+        interval(join(JoinKind::Full, &timed(), 1), 0, 0),
+        Some(0),
+        context(0, 1),
+    );
+    check(&mut full, "L+ 7 1\nL+ 7 1\nL+ 7 2\nR+ 7 1\nR+ 7 3", "+2 7 1 7 1");
+    check(&mut full, "W 7", "W 7");
+    check(&mut full, "W 8", "+ 7 2 null null\n+ null null 7 3\nW 8");
+    check(&mut full, "R+ 7 2\nE", "");
+    assert_eq!(full.operator().late_rows(), 1);
+}
+
+#[test]
 fn snapshots_hold_what_changed_and_restore() {
     let mut full = kept(JoinKind::Full);
     full.run("L+ 1 10\nL+ 2 20\nR+ 2 200\nC 1");
