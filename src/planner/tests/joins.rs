@@ -25,11 +25,11 @@ fn join_line(sql: &str) -> String {
 
 fn join_spec(sql: &str) -> JoinSpec {
     let plan = compiled(sql);
-    let joins = plan.graph.nodes.iter().filter_map(|node| match &node.operator {
+    let mut joins = plan.graph.nodes.iter().filter_map(|node| match &node.operator {
         OperatorSpec::Join(spec) => Some(spec.as_ref().clone()),
         _ => None,
     });
-    joins.last().unwrap()
+    joins.next_back().unwrap()
 }
 
 #[test]

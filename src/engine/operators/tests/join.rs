@@ -201,7 +201,8 @@ fn old_rows_are_forgotten_in_silence() {
     let clock = Arc::new(ManualClock::at(0));
     let mut spec = join(JoinKind::Left, &two_columns(), 0);
     spec.bound = JoinBound::Kept { ttl_ms: Some(1000) };
-    let mut left = JoinHarness::new(spec, None, context_with_clock(0, 1, clock.clone()));
+    let shared: Arc<ManualClock> = Arc::clone(&clock);
+    let mut left = JoinHarness::new(spec, None, context_with_clock(0, 1, shared));
     check(&mut left, "L+ 1 10\nR+ 1 100\nC 1", "+ 1 10 1 100");
     clock.advance_micros(600_000);
     check(&mut left, "R+ 1 101\nC 2", "+ 1 10 1 101");
