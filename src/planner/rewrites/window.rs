@@ -128,6 +128,21 @@ fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>
             None => return Ok(None),
         }
     }
+    let of_node = window_of_node(&window, emit)?;
+    let mut node = WindowAggregateNode::try_new(
+        aggregate.input.as_ref().clone(),
+        keys,
+        aggregate.aggr_expr.clone(),
+        of_node,
+        emit,
+    )
+    .map_err(from_datafusion)?;
+    node.bounds = bounds;
+    projection_over(aggregate, &uses, node).map(Some)
+}
+
+/// How rows are put into the windows: those that are results of windows by these.
+fn window_of_node(window: &WindowUse, emit: EmitMode) -> Result<WindowSpec> {
     let of_node = match (window.given, window.window) {
         (true, WindowSpec::Session { .. }) => WindowSpec::Given { size_micros: 1 },
         (true, WindowSpec::Hop { size_micros, .. }) => WindowSpec::Given { size_micros },
@@ -139,16 +154,7 @@ fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>
             "Leave it out: a session is emitted when it is over; or use TUMBLE or HOP.",
         ));
     }
-    let mut node = WindowAggregateNode::try_new(
-        aggregate.input.as_ref().clone(),
-        keys,
-        aggregate.aggr_expr.clone(),
-        of_node,
-        emit,
-    )
-    .map_err(from_datafusion)?;
-    node.bounds = bounds;
-    projection_over(aggregate, &uses, node).map(Some)
+    Ok(of_node)
 }
 
 /// The start of the sessions that rows are results of, when both bounds are grouped by.

@@ -271,6 +271,34 @@ fn windows_survive_joins_on_windows() {
 }
 
 #[test]
+fn hopping_windows_and_sessions_join_too() {
+    for window in [
+        "hop(interval '2 seconds', interval '10 seconds')",
+        "session(interval '5 seconds')",
+    ] {
+        let side = |key: &str, table: &str| {
+            format!("(SELECT {key} AS k, {window} AS window, count(*) AS n FROM {table} GROUP BY 1, 2)")
+        };
+        let (bids, auctions) = (side("bidder", "bids"), side("seller", "auctions"));
+        let joined =
+            format!("SELECT x.k, x.window, x.n FROM {bids} x JOIN {auctions} y ON x.window = y.window AND x.k = y.k");
+        let plan = compiled(&joined);
+        assert!(
+            plan.append_only && plan.notices.is_empty(),
+            "{window}: {}",
+            plan.physical
+        );
+        assert!(
+            plan.physical.contains("window_join inner"),
+            "{window}: {}",
+            plan.physical
+        );
+        let again = compiled(&format!("SELECT window, sum(n) FROM ({joined}) j GROUP BY window"));
+        assert!(again.append_only, "{window}: {}", again.physical);
+    }
+}
+
+#[test]
 fn joined_rows_have_the_later_time() {
     let plan =
         compiled("SELECT tumble('10 s') AS w, count(*) FROM bids b JOIN auctions a ON b.auction = a.id GROUP BY w");
