@@ -40,6 +40,10 @@ pub struct Driver {
     context: Arc<JobContext>,
     /// A barrier that has passed the operators but not yet all sinks.
     barrier: Option<PassingBarrier>,
+    /// Which input of the first operator the last chunk came by.
+    input: usize,
+    /// The first operator has more to put out for that chunk.
+    unfinished: bool,
     ended: bool,
     end_told: bool,
     served_told: bool,
@@ -91,6 +95,8 @@ impl Driver {
             stages,
             context,
             barrier: None,
+            input: 0,
+            unfinished: false,
             ended: false,
             end_told: false,
             served_told: false,
@@ -132,12 +138,17 @@ impl Driver {
             if rows >= TURN_ROWS || started.elapsed() >= TURN_TIME {
                 return Ok(Turn::Again);
             }
+            if self.unfinished {
+                self.resume()?;
+                continue;
+            }
             self.current = 0;
             match self.next()? {
                 HeadItem::Data(chunk) => {
                     rows += chunk.len();
                     self.stages[0].metrics.add_rows_in(chunk.len());
                     self.emit(0, OutputItem::Data(chunk))?;
+                    self.unfinished = self.input_is_merged();
                 }
                 HeadItem::Watermark(watermark) => self.emit(0, OutputItem::Watermark(watermark))?,
                 HeadItem::Barrier(barrier) => self.pass_barrier(barrier)?,
@@ -166,7 +177,10 @@ impl Driver {
                 item
             }
             Head::Channels(input) => Ok(match input.next_item()? {
-                InputItem::Data(chunk) => HeadItem::Data(chunk),
+                InputItem::Data(from, chunk) => {
+                    self.input = from;
+                    HeadItem::Data(chunk)
+                }
                 InputItem::Watermark(watermark) => HeadItem::Watermark(watermark),
                 InputItem::Barrier(barrier) => HeadItem::Barrier(barrier),
                 InputItem::End => HeadItem::End,
@@ -211,11 +225,13 @@ impl Driver {
             stage.metrics.add_rows_in(chunk.len());
         }
         let started = Instant::now();
+        // The operator behind the channels, which alone may have several inputs, is stage 1.
+        let input = if index == 1 { self.input } else { 0 };
         match (&mut stage.body, item) {
             (Body::Pass, item) => return self.emit(index, item),
             (Body::Operator(_), item) => {
                 return self.call(index, |operator, output| match item {
-                    OutputItem::Data(chunk) => operator.process(0, chunk, output),
+                    OutputItem::Data(chunk) => operator.process(input, chunk, output),
                     OutputItem::Watermark(watermark) => operator.on_watermark(watermark, output),
                 });
             }
@@ -253,6 +269,22 @@ impl Driver {
         for item in output.take() {
             self.emit(index, item)?;
         }
+        Ok(())
+    }
+
+    /// Whether stage 1 is an operator that reads channels: the only place where one may leave work for later.
+    fn input_is_merged(&self) -> bool {
+        matches!(self.head, Head::Channels(_))
+            && matches!(self.stages.get(1).map(|stage| &stage.body), Some(Body::Operator(_)))
+    }
+
+    fn resume(&mut self) -> Result<(), Error> {
+        let mut more = false;
+        self.call(1, |operator, output| {
+            more = operator.resume(output)?;
+            Ok(())
+        })?;
+        self.unfinished = more;
         Ok(())
     }
 

@@ -32,6 +32,16 @@ pub enum FragmentHead {
     Channels(Vec<usize>),
 }
 
+impl FragmentHead {
+    /// Which input of the head's operator the edge feeds.
+    pub fn input_of(&self, edge: usize) -> usize {
+        match self {
+            FragmentHead::Channels(edges) => edges.iter().position(|of| *of == edge).unwrap_or(0),
+            FragmentHead::Source | FragmentHead::Values => 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Stage {
     /// The node it runs; `None` for a head that only merges channels in front of its first operator.
@@ -167,7 +177,9 @@ fn check_node(graph: &JobGraph, index: usize, node: &GraphNode) -> Result<(), Er
         0 if !is_input => return wrong("has no input".into()),
         0 => {}
         _ if is_input => return wrong("has an input".into()),
+        1 if matches!(node.operator, OperatorSpec::Join(_)) => return wrong("has one input".into()),
         1 => {}
+        2 if matches!(node.operator, OperatorSpec::Join(_)) => {}
         _ if !matches!(node.operator, OperatorSpec::Union) => return wrong("has several inputs".into()),
         _ => {}
     }

@@ -2,8 +2,8 @@
 //!
 //! A graph lives in memory only: it is compiled from SQL text each time a job starts, never stored.
 //!
-//! Invariants: nodes are in topological order (inputs before consumers); a node with several inputs is a `Union`; the
-//! inputs of an aggregate are columns, every expression having been computed by a `Project` before it.
+//! Invariants: nodes are in topological order (inputs before consumers); a node with several inputs is a `Union`
+//! or a `Join`; the inputs of an aggregate or a join are columns, every expression having been computed by a `Project` before it.
 
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::engine::connectors::ConnectorTable;
+use crate::engine::join_spec::JoinSpec;
 use crate::ids::OperatorId;
 
 #[derive(Clone, Debug)]
@@ -79,6 +80,7 @@ pub enum OperatorSpec {
     /// other columns are repeated. Column order as in the output schema.
     Unnest(UnnestSpec),
     Union,
+    Join(Box<JoinSpec>),
     WindowAggregate(WindowAggregateSpec),
     UpdatingAggregate(AggregateSpec),
     /// Keeps the result readable by SELECT and SUBSCRIBE.
@@ -273,6 +275,7 @@ impl OperatorSpec {
             OperatorSpec::Project { .. } => "project",
             OperatorSpec::Unnest(_) => "unnest",
             OperatorSpec::Union => "union",
+            OperatorSpec::Join(spec) => spec.name(),
             OperatorSpec::WindowAggregate(_) => "window_aggregate",
             OperatorSpec::UpdatingAggregate(_) => "updating_aggregate",
             OperatorSpec::Materialize(_) => "materialize",

@@ -19,6 +19,7 @@ pub mod fragment;
 pub mod graph;
 pub mod job_context;
 pub mod job_metrics;
+pub mod join_spec;
 pub mod message;
 pub mod operator;
 pub mod operators;

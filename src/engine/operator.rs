@@ -20,6 +20,12 @@ pub trait Operator: Send {
     /// Takes the rows of `chunk`, which came from input `input` of the operator (0 for all but joins).
     fn process(&mut self, input: usize, chunk: Chunk, output: &mut Output) -> Result<()>;
 
+    /// Goes on with a chunk whose output is large; true while there is more. Asked after every `process`, and again, each time
+    /// after what came out was handed on, before anything else is given to the operator.
+    fn resume(&mut self, _output: &mut Output) -> Result<bool> {
+        Ok(false)
+    }
+
     /// The combined watermark of all inputs advanced (or went idle). The default passes it on.
     fn on_watermark(&mut self, watermark: Watermark, output: &mut Output) -> Result<()> {
         output.watermark(watermark);

@@ -47,7 +47,8 @@ pub struct Deployment {
 struct DriverParts {
     id: DriverId,
     waker: Arc<TaskWaker>,
-    inputs: Vec<Receiver>,
+    /// With the number of the head's input that each belongs to.
+    inputs: Vec<(usize, Receiver)>,
     /// By stage.
     outputs: Vec<Vec<ExchangeOutput>>,
     context: Arc<JobContext>,
@@ -144,13 +145,14 @@ impl Deployment {
 /// Makes all channels of the job and deals out their ends.
 fn connect(context: &Arc<JobContext>, drivers: &[Vec<Arc<TaskWaker>>]) -> Vec<DriverParts> {
     let plan = &context.plan;
-    let mut receivers: Vec<Vec<Vec<Receiver>>> = drivers
+    let mut receivers: Vec<Vec<Vec<(usize, Receiver)>>> = drivers
         .iter()
         .map(|subtasks| subtasks.iter().map(|_| Vec::new()).collect())
         .collect();
     // By edge, then producer subtask.
     let mut outputs: Vec<Vec<Option<ExchangeOutput>>> = Vec::new();
-    for edge in &plan.edges {
+    for (index, edge) in plan.edges.iter().enumerate() {
+        let input = plan.fragments[edge.to_fragment].head.input_of(index);
         let consumers = &drivers[edge.to_fragment];
         let mut of_edge = Vec::new();
         for (subtask, producer) in drivers[edge.from_fragment].iter().enumerate() {
@@ -159,7 +161,7 @@ fn connect(context: &Arc<JobContext>, drivers: &[Vec<Arc<TaskWaker>>]) -> Vec<Dr
                     Arc::clone(producer) as Arc<dyn Wake>,
                     Arc::clone(&consumers[consumer]) as Arc<dyn Wake>,
                 );
-                receivers[edge.to_fragment][consumer].push(receiver);
+                receivers[edge.to_fragment][consumer].push((input, receiver));
                 sender
             };
             of_edge.push(Some(match &edge.exchange {
@@ -229,7 +231,8 @@ impl DriverParts {
             FragmentHead::Channels(_) => {
                 let first = fragment.stages.iter().find_map(|stage| stage.node);
                 let watermark = first.and_then(|node| restored.watermark(&context.graph.nodes[node].id));
-                Head::Channels(InputMerge::new(std::mem::take(&mut self.inputs), watermark))
+                let (inputs, channels) = std::mem::take(&mut self.inputs).into_iter().unzip();
+                Head::Channels(InputMerge::of_inputs(channels, inputs, watermark))
             }
             FragmentHead::Source | FragmentHead::Values => {
                 Head::Source(Box::new(self.source(fragment, restored.as_ref())?))

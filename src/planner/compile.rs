@@ -119,6 +119,7 @@ fn plan_query(binder: &Binder<'_>, query: &Query, emit: EmitMode, text: &str) ->
     let logical = explain::logical(&bound);
     let windowed = rewrites::window::rewrite(bound, emit)?;
     let optimized = rewrites::optimize(windowed, binder.config()).map_err(|error| source.error(error))?;
+    rewrites::join::refuse_leftover_subqueries(&optimized)?;
     Ok(Planned {
         logical,
         rewritten: rewrites::window::lower_leftover(optimized)?,

@@ -38,7 +38,7 @@ pub fn expression(expr: &Expr) -> String {
 }
 
 /// The name of a column, without the qualifiers and types that DataFusion writes into names of expressions.
-fn column_name(name: &str) -> String {
+pub fn column_name(name: &str) -> String {
     let name = names::shown(name).replace("count(Int64(1))", "count(*)");
     if !name.contains(['(', ' ']) {
         return name.rsplit_once('.').map_or(name.clone(), |(_, last)| last.to_owned());

@@ -15,7 +15,7 @@ pub struct Settings {
     pub search_path: Vec<String>,
     pub time_zone: String,
     pub environment: Environment,
-    /// Groups of an updating aggregate untouched for this long are forgotten; `None` = kept for ever.
+    /// Groups of an updating aggregate, and rows of a join, untouched for this long are forgotten; `None` = kept for ever.
     pub updating_ttl_ms: Option<u64>,
     pub session: SessionFacts,
 }

@@ -9,7 +9,8 @@ use crate::engine::message::{Barrier, Chunk, Message, Watermark};
 /// What the driver sees of all channels together.
 #[derive(Debug)]
 pub enum InputItem {
-    Data(Chunk),
+    /// With the number of the operator's input that it came by.
+    Data(usize, Chunk),
     Watermark(Watermark),
     /// Aligned over all channels.
     Barrier(Barrier),
@@ -21,6 +22,8 @@ pub enum InputItem {
 
 pub struct InputMerge {
     channels: Vec<Receiver>,
+    /// Which input of the operator each channel belongs to.
+    inputs: Vec<usize>,
     ended: Vec<bool>,
     aligner: BarrierAligner,
     watermarks: WatermarkMerge,
@@ -31,8 +34,16 @@ pub struct InputMerge {
 }
 
 impl InputMerge {
+    /// Channels of one input.
     pub fn new(channels: Vec<Receiver>, restored_watermark: Option<i64>) -> InputMerge {
+        let inputs = vec![0; channels.len()];
+        InputMerge::of_inputs(channels, inputs, restored_watermark)
+    }
+
+    /// Channels, each with the input that it belongs to.
+    pub fn of_inputs(channels: Vec<Receiver>, inputs: Vec<usize>, restored_watermark: Option<i64>) -> InputMerge {
         InputMerge {
+            inputs,
             ended: vec![false; channels.len()],
             aligner: BarrierAligner::new(channels.len()),
             watermarks: WatermarkMerge::new(channels.len(), restored_watermark),
@@ -68,7 +79,7 @@ impl InputMerge {
 
     fn take(&mut self, channel: usize, message: Message) -> Result<Option<InputItem>, Error> {
         let advance = match message {
-            Message::Data(chunk) => return Ok(Some(InputItem::Data(chunk))),
+            Message::Data(chunk) => return Ok(Some(InputItem::Data(self.inputs[channel], chunk))),
             Message::Barrier(barrier) => {
                 return Ok(self.aligner.deliver(channel, barrier)?.map(InputItem::Barrier));
             }

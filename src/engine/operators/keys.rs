@@ -100,6 +100,13 @@ impl GroupKeys {
             .map_or_else(Vec::new, |table| table.gather_keys(groups))
     }
 
+    /// Some of the key's columns.
+    pub fn gather_columns(&self, columns: &[usize], groups: &[u32]) -> Vec<ArrayRef> {
+        self.table
+            .as_ref()
+            .map_or_else(Vec::new, |table| table.gather_columns(columns, groups))
+    }
+
     /// Frees the number for another key.
     pub fn remove(&mut self, group: u32) {
         match &mut self.table {

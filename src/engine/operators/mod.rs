@@ -2,7 +2,8 @@
 //!
 //! [`build`] makes the operator of a graph node. Stateless: `filter`, `project`, `unnest`, `union`. Aggregation:
 //! `updating_aggregate`, `window_aggregate`, `session_aggregate`, and before an exchange `partial_aggregate`, all on a `group_table` (keys to
-//! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `materialize` keeps a result readable.
+//! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `join` has two inputs. `materialize` keeps a
+//! result readable.
 //!
 //! Rules that hold for all: hashes of the last exchange are never passed on (`keys` says why); a chunk put out has
 //! exactly the schema of the stream; an error in the data is [`Error::Data`] with a code.
@@ -16,6 +17,7 @@ pub(crate) mod columns;
 mod filter;
 pub(crate) mod group_state;
 mod group_table;
+mod join;
 pub(crate) mod keys;
 mod materialize;
 mod partial_aggregate;
@@ -94,6 +96,7 @@ pub fn build(
                 _ => Box::new(window_aggregate::WindowAggregate::new(spec, input, schema)?.keeping_late_rows(kept)),
             }
         }
+        OperatorSpec::Join(spec) => Box::new(join::Join::new(spec, output, context)?),
         OperatorSpec::Materialize(spec) => Box::new(materialize::Materialize::new(spec, schema, context)?),
         OperatorSpec::Source(_)
         | OperatorSpec::Values(_)

@@ -11,6 +11,7 @@ pub mod positions;
 pub mod syntax;
 pub mod tables;
 mod types;
+mod using;
 
 use std::borrow::Cow;
 use std::cell::RefCell;

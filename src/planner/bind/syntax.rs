@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
-    Ident, JoinConstraint, JoinOperator, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned,
+    Ident, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned,
     TableFactor, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
@@ -20,6 +20,7 @@ use crate::planner::bind::lateral_unnest;
 use crate::planner::bind::literals;
 use crate::planner::bind::names;
 use crate::planner::bind::positions::SourceText;
+use crate::planner::bind::using;
 use crate::planner::dialect;
 use crate::planner::error::{Error, Result, Undefined};
 use crate::planner::functions::{Functions, window};
@@ -92,10 +93,13 @@ impl VisitorMut for SyntaxPass<'_> {
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Box<Error>> {
         lateral_unnest::rewrite(select);
-        names::name_items(select);
-        if self.purpose != Purpose::Batch {
-            self.check_joins(select)?;
+        if self.purpose != Purpose::Batch
+            && let Some((join, hint)) = using::misleading(select)
+        {
+            let message = "USING and NATURAL in this outer join are not supported in a continuous query";
+            return self.refuse(join.relation.span(), message, hint);
         }
+        names::name_items(select);
         ControlFlow::Continue(())
     }
 
@@ -175,42 +179,8 @@ impl SyntaxPass<'_> {
         }
     }
 
-    fn check_joins(&self, select: &Select) -> ControlFlow<Box<Error>> {
-        let hint = "Join when you read: create a pipeline for each side and SELECT .. FROM a JOIN b ..; a continuous query \
-                    can filter, aggregate, unnest and UNION ALL.";
-        for item in select.from.iter().skip(1) {
-            if !is_unnest(&item.relation) {
-                return self.refuse(
-                    item.relation.span(),
-                    "joins in a continuous query are not supported",
-                    hint,
-                );
-            }
-        }
-        for join in select.from.iter().flat_map(|item| &item.joins) {
-            let lateral_unnest = is_unnest(&join.relation)
-                && matches!(
-                    &join.join_operator,
-                    JoinOperator::CrossJoin(_) | JoinOperator::Inner(JoinConstraint::None)
-                );
-            if !lateral_unnest {
-                return self.refuse(
-                    join.relation.span(),
-                    "joins in a continuous query are not supported",
-                    hint,
-                );
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
     fn check_expression(&self, expr: &Expr) -> ControlFlow<Box<Error>> {
         match expr {
-            Expr::InSubquery { .. } | Expr::Exists { .. } | Expr::Subquery(_) => self.refuse(
-                expr.span(),
-                "subqueries in expressions of a continuous query are not supported",
-                "Subqueries in FROM and WITH work; IN, EXISTS and scalar subqueries work when you read from the pipeline.",
-            ),
             Expr::Function(function) if function.over.is_some() => self.refuse(
                 expr.span(),
                 "OVER in a continuous query is not supported",
@@ -347,10 +317,6 @@ fn is_clock(name: &str) -> bool {
             | "transaction_timestamp"
             | "today"
     )
-}
-
-fn is_unnest(factor: &TableFactor) -> bool {
-    matches!(factor, TableFactor::UNNEST { .. })
 }
 
 fn strip_catalog(name: &mut ObjectName) {

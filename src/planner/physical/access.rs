@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Column, DFSchema, Result};
-use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
+use datafusion::common::{Column, DFSchema, JoinType, Result};
+use datafusion::logical_expr::{Expr, Join, LogicalPlan, TableScan};
 
 use crate::planner::rewrites::text_literal;
 use crate::planner::rewrites::window_node::WindowAggregateNode;
@@ -97,6 +97,7 @@ fn visit(plan: &LogicalPlan, needed: &Accesses, found: &mut impl FnMut(&TableSca
                 found,
             )
         }
+        LogicalPlan::Join(join) => visit_join(join, needed, found),
         LogicalPlan::Extension(extension) if extension.node.as_any().is::<WindowAggregateNode>() => {
             for input in extension.node.inputs() {
                 let needed = read_by(extension.node.expressions().iter(), input.schema())?;
@@ -111,6 +112,39 @@ fn visit(plan: &LogicalPlan, needed: &Accesses, found: &mut impl FnMut(&TableSca
             Ok(())
         }
     }
+}
+
+/// What is needed of the joined rows, and what the condition reads, side by side.
+fn visit_join(join: &Join, needed: &Accesses, found: &mut impl FnMut(&TableScan, Accesses)) -> Result<()> {
+    let split = join.left.schema().fields().len();
+    let only_right = matches!(
+        join.join_type,
+        JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark
+    );
+    let (mut left, mut right) = (Accesses::new(), Accesses::new());
+    for (&column, access) in needed {
+        match column.checked_sub(split) {
+            _ if only_right => add(&mut right, column, access.clone()),
+            None => add(&mut left, column, access.clone()),
+            Some(column) => add(&mut right, column, access.clone()),
+        }
+    }
+    for (one, other) in &join.on {
+        of_expression(one, Access::Whole, join.left.schema(), &mut left)?;
+        of_expression(other, Access::Whole, join.right.schema(), &mut right)?;
+    }
+    if let Some(filter) = &join.filter {
+        of_expression(filter, Access::Whole, join.left.schema(), &mut left)?;
+        of_expression(filter, Access::Whole, join.right.schema(), &mut right)?;
+    }
+    // Every column travels with its row; a mark is none of theirs.
+    for (side, plan) in [(&mut left, &join.left), (&mut right, &join.right)] {
+        let columns = plan.schema().fields().len();
+        side.retain(|&column, _| column < columns);
+        (0..columns).for_each(|column| add(side, column, Access::presence()));
+    }
+    visit(&join.left, &left, found)?;
+    visit(&join.right, &right, found)
 }
 
 fn of_table(scan: &TableScan, needed: &Accesses) -> Accesses {

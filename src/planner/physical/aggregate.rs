@@ -21,6 +21,7 @@ use crate::planner::compiled::Notice;
 use crate::planner::error::{Error, Result};
 use crate::planner::explain;
 use crate::planner::graph::NewNode;
+use crate::planner::physical::times::{Distance, TimeFacts};
 use crate::planner::physical::{Lowering, Stream, fingerprint_of, physical_expression};
 use crate::planner::rewrites::window_node::WindowAggregateNode;
 
@@ -32,7 +33,8 @@ struct Prepared {
 
 impl Lowering {
     pub(super) fn updating_aggregate(&mut self, aggregate: &Aggregate) -> Result<Stream> {
-        let prepared = self.prepare(&aggregate.input, &aggregate.group_expr, &aggregate.aggr_expr)?;
+        let stream = self.lower(&aggregate.input)?;
+        let prepared = self.prepare(stream, &aggregate.input, &aggregate.group_expr, &aggregate.aggr_expr)?;
         let keys = prepared.spec.keys.len();
         self.notice_state(&prepared, &aggregate.group_expr);
         let schema = output_schema(&prepared, &[], aggregate.schema.as_arrow());
@@ -47,7 +49,13 @@ impl Lowering {
     }
 
     pub(super) fn window_aggregate(&mut self, node: &WindowAggregateNode) -> Result<Stream> {
-        let prepared = self.prepare(&node.input, &node.keys, &node.aggregates)?;
+        let stream = self.lower(&node.input)?;
+        if let Some(bounds) = &node.bounds
+            && !is_own_window(&stream, node, bounds)?
+        {
+            return self.aggregate_by_columns(stream, node, bounds);
+        }
+        let prepared = self.prepare(stream, &node.input, &node.keys, &node.aggregates)?;
         if !prepared.stream.shape.event_time {
             return Err(Error::not_supported(
                 "a window needs event time, which not all inputs of the query have",
@@ -80,25 +88,53 @@ impl Lowering {
         let description = format!("{window}{}{emit}", description(&node.keys, &prepared.spec));
         let (window, emit) = (node.window, node.emit);
         let late_rows = self.table_that_keeps_late_rows(prepared.stream.node);
-        self.aggregate_node(prepared, shape, description, move |aggregate| {
+        let stream = self.aggregate_node(prepared, shape, description, move |aggregate| {
             OperatorSpec::WindowAggregate(WindowAggregateSpec {
                 aggregate,
                 window,
                 emit,
                 late_rows: late_rows.clone(),
             })
-        })
+        })?;
+        let times = result_times(keys, node.window);
+        Ok(Stream { times, ..stream })
+    }
+
+    /// The window is a pair of columns like others: one row a group, up to date.
+    fn aggregate_by_columns(
+        &mut self,
+        stream: Stream,
+        node: &WindowAggregateNode,
+        bounds: &[Expr; 2],
+    ) -> Result<Stream> {
+        let group: Vec<Expr> = node.keys.iter().chain(bounds).cloned().collect();
+        let prepared = self.prepare(stream, &node.input, &group, &node.aggregates)?;
+        self.notice_state(&prepared, &group);
+        let schema = output_schema(&prepared, &[], node.schema.as_arrow());
+        let shape = StreamShape {
+            schema,
+            append_only: false,
+            unique_key: Some((0..group.len()).collect()),
+            event_time: false,
+        };
+        let description = description(&group, &prepared.spec);
+        self.aggregate_node(prepared, shape, description, OperatorSpec::UpdatingAggregate)
     }
 
     /// Computes keys, arguments and filters as columns.
-    fn prepare(&mut self, input: &LogicalPlan, group: &[Expr], aggregates: &[Expr]) -> Result<Prepared> {
+    fn prepare(
+        &mut self,
+        stream: Stream,
+        input: &LogicalPlan,
+        group: &[Expr],
+        aggregates: &[Expr],
+    ) -> Result<Prepared> {
         if group.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) {
             return Err(Error::not_supported(
                 "GROUPING SETS, CUBE and ROLLUP in a continuous query are not supported",
                 "UNION ALL one GROUP BY query for each set.",
             ));
         }
-        let stream = self.lower(input)?;
         let mut columns = Columns::default();
         let keys: Vec<usize> = group.iter().map(|expr| columns.of(expr)).collect();
         let calls: Vec<PlannedCall> = aggregates
@@ -165,6 +201,7 @@ impl Lowering {
             shape: output,
             bounded: stream.bounded,
             partition,
+            times: TimeFacts::default(),
         })
     }
 
@@ -245,6 +282,42 @@ impl Lowering {
             ),
         });
     }
+}
+
+/// What is known of the bounds in columns `start` and the next: results are at the last microsecond of their window.
+fn result_times(start: usize, window: WindowSpec) -> TimeFacts {
+    let mut times = TimeFacts::default();
+    times.note(start + 1, Distance::exactly(1));
+    match window {
+        WindowSpec::Tumble { size_micros }
+        | WindowSpec::Hop { size_micros, .. }
+        | WindowSpec::Given { size_micros } => times.note(start, Distance::exactly(1i64.saturating_sub(size_micros))),
+        // As long as its rows make it.
+        WindowSpec::Session { .. } => {}
+    }
+    times
+}
+
+/// Whether the window that `bounds` say is the one that the rows are put into by their event time.
+fn is_own_window(stream: &Stream, node: &WindowAggregateNode, bounds: &[Expr; 2]) -> Result<bool> {
+    let schema = node.input.schema();
+    let distance = |bound: &Expr| Ok::<_, Error>(stream.times.of(&physical_expression(bound, schema)?));
+    let (start, end) = (distance(&bounds[0])?, distance(&bounds[1])?);
+    let within = |of: Option<Distance>, least, most| of.is_some_and(|of| of.is_within(least, most));
+    let last = |size: i64| size.saturating_sub(1);
+    let is_own = match node.window {
+        WindowSpec::Tumble { size_micros } => {
+            within(start, last(size_micros).saturating_neg(), 0) && within(end, 1, size_micros)
+        }
+        // A session: its start is a key, see the rewrite.
+        WindowSpec::Given { size_micros: 1 } => within(end, 1, 1),
+        WindowSpec::Given { size_micros } => {
+            let exact = last(size_micros).saturating_neg();
+            within(start, exact, exact) && within(end, 1, 1)
+        }
+        WindowSpec::Hop { .. } | WindowSpec::Session { .. } => false,
+    };
+    Ok(stream.shape.event_time && is_own)
 }
 
 /// The columns that keys and aggregates are over; equal expressions once.

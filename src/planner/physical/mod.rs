@@ -5,8 +5,11 @@
 
 mod access;
 mod aggregate;
+mod join;
+mod join_bound;
 mod output;
 mod source;
+mod times;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,6 +30,8 @@ use crate::planner::error::{Error, Result};
 use crate::planner::graph::{GraphBuilder, NewNode, expression_fingerprint};
 use crate::planner::rewrites::window_node::WindowAggregateNode;
 
+pub use times::TimeFacts;
+
 pub use output::{Destination, Filling, SinkTarget, inferred_fields};
 pub use source::ScannedTables;
 
@@ -39,6 +44,7 @@ pub struct Stream {
     pub bounded: bool,
     /// Columns whose hash decided the subtask of a row, when an exchange did.
     pub partition: Option<Vec<usize>>,
+    pub times: TimeFacts,
 }
 
 /// Turns the plans of one pipeline into one graph.
@@ -71,6 +77,8 @@ impl Lowering {
             LogicalPlan::Projection(projection) => self.projection(projection),
             LogicalPlan::Filter(filter) => self.filter(filter),
             LogicalPlan::SubqueryAlias(alias) => self.lower(&alias.input),
+            LogicalPlan::Join(join) => self.join(join),
+            LogicalPlan::Subquery(inner) if inner.outer_ref_columns.is_empty() => self.lower(&inner.subquery),
             LogicalPlan::Union(union) => self.union(union),
             LogicalPlan::Unnest(unnest) => self.unnest(unnest),
             LogicalPlan::Values(values) => self.values(values),
@@ -130,6 +138,7 @@ impl Lowering {
             .as_ref()
             .and_then(|columns| positions_of(columns, &expressions));
         let fingerprint = fingerprint_of(&expressions, &shape.schema);
+        let times = input.times.through(&expressions);
         let node = self.single_input(
             &input,
             OperatorSpec::Project { expressions },
@@ -141,6 +150,7 @@ impl Lowering {
             node,
             shape,
             partition,
+            times,
             ..input
         }
     }
@@ -226,6 +236,10 @@ impl Lowering {
             .max()
             .unwrap_or(1);
         let bounded = inputs.iter().all(|input| input.bounded);
+        let times = inputs
+            .iter()
+            .map(|input| input.times.clone())
+            .reduce(|all, next| all.or(&next));
         let mut edges: Vec<GraphEdge> = Vec::with_capacity(inputs.len());
         for input in &inputs {
             let from = self.once(input, &edges);
@@ -246,6 +260,7 @@ impl Lowering {
             shape,
             bounded,
             partition: None,
+            times: times.unwrap_or_default(),
         })
     }
 
@@ -299,6 +314,7 @@ impl Lowering {
             shape,
             bounded: input.bounded,
             partition: None,
+            times: TimeFacts::default(),
         })
     }
 
@@ -370,15 +386,16 @@ impl Lowering {
             shape,
             bounded: true,
             partition: None,
+            times: TimeFacts::default(),
         }
     }
 }
 
 fn not_continuous(plan: &LogicalPlan) -> Error {
     let (what, hint) = match plan {
-        LogicalPlan::Join(_) | LogicalPlan::Subquery(_) => (
-            "joins in a continuous query are not supported",
-            "Create a pipeline for each side and join when you read: SELECT .. FROM a JOIN b ..",
+        LogicalPlan::Subquery(_) => (
+            "this LATERAL subquery cannot be turned into a join, which a continuous query needs",
+            "Relate it to the tables before it by equalities only, or write it as a join.",
         ),
         LogicalPlan::Sort(_) => (
             "ORDER BY is not supported in a continuous query",
@@ -402,7 +419,7 @@ fn not_continuous(plan: &LogicalPlan) -> Error {
         ),
         _ => (
             "this form of query is not supported in a continuous query",
-            "A continuous query can filter, compute, unnest, aggregate and UNION ALL.",
+            "A continuous query can filter, compute, unnest, aggregate, join and UNION ALL.",
         ),
     };
     Error::not_supported(what, hint)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
 use datafusion::physical_expr::PhysicalExpr;
@@ -15,6 +15,7 @@ use crate::planner::bind::tables::{EventTime, StreamTable, TimeOf};
 use crate::planner::error::{Error, Result};
 use crate::planner::graph::NewNode;
 use crate::planner::physical::access::{self, Access, Accesses};
+use crate::planner::physical::times::{Distance, TimeFacts};
 use crate::planner::physical::{Lowering, Stream, physical_expression};
 
 /// What a pipeline reads of the columns of which tables.
@@ -148,6 +149,7 @@ impl Lowering {
             parallelism,
             shared: true,
         });
+        let times = known_times(table, delivered, &shape.schema);
         let bounded = table.table.bounded();
         self.unbounded |= !bounded;
         Ok(Stream {
@@ -155,8 +157,25 @@ impl Lowering {
             shape,
             bounded,
             partition: None,
+            times,
         })
     }
+}
+
+fn known_times(table: &StreamTable, delivered: &Accesses, schema: &Schema) -> TimeFacts {
+    let mut times = TimeFacts::default();
+    let time = table
+        .event_time_column
+        .and_then(|time| delivered.keys().position(|&column| column == time));
+    if let Some(column) = time.filter(|&column| is_time(schema.field(column).data_type())) {
+        times.note(column, Distance::ZERO);
+    }
+    times
+}
+
+/// The type in which event time is counted.
+fn is_time(of: &DataType) -> bool {
+    matches!(of, DataType::Timestamp(TimeUnit::Microsecond, _))
 }
 
 /// What makes two scans scans of one table: its OID, so that a table can be renamed; local ones have only a name.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
 use arrow::datatypes::{DataType, IntervalMonthDayNano, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, DataFusionError, ScalarValue};
+use datafusion::common::{Column, DataFusionError, JoinType, ScalarValue};
 use datafusion::functions::core::expr_fn::{get_field, named_struct};
 use datafusion::functions::datetime::expr_fn::date_bin;
 use datafusion::logical_expr::expr::ScalarFunction;
@@ -37,6 +37,8 @@ struct WindowUse {
     /// The rows are results of this window.
     given: bool,
     part: Part,
+    /// The rows came through a join since.
+    joined: bool,
 }
 
 impl WindowUse {
@@ -103,7 +105,15 @@ fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>
     if !window.by_event_time {
         return Err(not_event_time());
     }
-    require_event_time(&aggregate.input)?;
+    let mut bounds = None;
+    if uses.iter().flatten().any(|found| found.joined) {
+        bounds = joined_bounds(&aggregate.group_expr, &uses);
+        if bounds.is_none() {
+            return Ok(None);
+        }
+    } else {
+        require_event_time(&aggregate.input)?;
+    }
     let mut keys: Vec<Expr> = aggregate
         .group_expr
         .iter()
@@ -118,6 +128,21 @@ fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>
             None => return Ok(None),
         }
     }
+    let of_node = window_of_node(&window, emit)?;
+    let mut node = WindowAggregateNode::try_new(
+        aggregate.input.as_ref().clone(),
+        keys,
+        aggregate.aggr_expr.clone(),
+        of_node,
+        emit,
+    )
+    .map_err(from_datafusion)?;
+    node.bounds = bounds;
+    projection_over(aggregate, &uses, node).map(Some)
+}
+
+/// How rows are put into the windows: those that are results of windows by these.
+fn window_of_node(window: &WindowUse, emit: EmitMode) -> Result<WindowSpec> {
     let of_node = match (window.given, window.window) {
         (true, WindowSpec::Session { .. }) => WindowSpec::Given { size_micros: 1 },
         (true, WindowSpec::Hop { size_micros, .. }) => WindowSpec::Given { size_micros },
@@ -129,15 +154,7 @@ fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>
             "Leave it out: a session is emitted when it is over; or use TUMBLE or HOP.",
         ));
     }
-    let node = WindowAggregateNode::try_new(
-        aggregate.input.as_ref().clone(),
-        keys,
-        aggregate.aggr_expr.clone(),
-        of_node,
-        emit,
-    )
-    .map_err(from_datafusion)?;
-    projection_over(aggregate, &uses, node).map(Some)
+    Ok(of_node)
 }
 
 /// The start of the sessions that rows are results of, when both bounds are grouped by.
@@ -243,12 +260,75 @@ fn window_use(expr: &Expr, input: &LogicalPlan) -> Result<Option<WindowUse>> {
             }
             _ => Ok(None),
         },
-        Expr::Column(column) => match origin(column, input) {
-            Some((expr, below)) => window_use(&expr, below),
-            None => Ok(bound_of_result(column, input)),
+        Expr::Column(column) => match (origin(column, input), joined_side(column, input)) {
+            (Some((expr, below)), _) => window_use(&expr, below),
+            (None, Some((column, below))) => {
+                Ok(window_use(&Expr::Column(column), below)?.map(|found| WindowUse { joined: true, ..found }))
+            }
+            (None, None) => Ok(bound_of_result(column, input)),
         },
         _ => Ok(None),
     }
+}
+
+/// The side of a join that a column comes from, and what it is there.
+fn joined_side<'a>(column: &Column, plan: &'a LogicalPlan) -> Option<(Column, &'a LogicalPlan)> {
+    let LogicalPlan::Join(join) = plan else {
+        return None;
+    };
+    let index = plan.schema().maybe_index_of_column(column)?;
+    let left = join.left.schema().fields().len();
+    let (side, index) = match join.join_type {
+        JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => (&join.right, index),
+        _ if index < left => (&join.left, index),
+        JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => return None,
+        _ => (&join.right, index - left),
+    };
+    let known = index < side.schema().fields().len();
+    known.then(|| (Column::from(side.schema().qualified_field(index)), side.as_ref()))
+}
+
+/// Start and end of the window that came through a join; `None` when the expressions may speak of several.
+fn joined_bounds(group: &[Expr], uses: &[Option<WindowUse>]) -> Option<[Expr; 2]> {
+    let mut parts: Vec<(Part, [Expr; 2])> = Vec::new();
+    for (expr, found) in group.iter().zip(uses) {
+        let Some(found) = found else {
+            continue;
+        };
+        let of = bounds_of(expr, found)?;
+        match parts.iter().find(|(part, _)| *part == found.part) {
+            Some((_, known)) if *known != of => return None,
+            Some(_) => {}
+            None => parts.push((found.part, of)),
+        }
+    }
+    match parts.as_slice() {
+        [(_, bounds)] => Some(bounds.clone()),
+        [(Part::Start, [start, _]), (Part::End, [_, end])] | [(Part::End, [_, end]), (Part::Start, [start, _])] => {
+            Some([start.clone(), end.clone()])
+        }
+        _ => None,
+    }
+}
+
+/// Start and end of the window of which `expr` is the whole or a part; a session has no size to tell one from the other.
+fn bounds_of(expr: &Expr, found: &WindowUse) -> Option<[Expr; 2]> {
+    let expr = expr.clone().unalias();
+    let size = || {
+        let micros = match found.window {
+            WindowSpec::Tumble { size_micros }
+            | WindowSpec::Hop { size_micros, .. }
+            | WindowSpec::Given { size_micros } => size_micros,
+            WindowSpec::Session { .. } => return None,
+        };
+        let interval = ScalarValue::new_interval_mdn(0, 0, micros.saturating_mul(1000));
+        Some(Expr::Literal(interval, None))
+    };
+    Some(match found.part {
+        Part::Whole => [get_field(expr.clone(), START), get_field(expr, END)],
+        Part::Start => [expr.clone(), binary_expr(expr, Operator::Plus, size()?)],
+        Part::End => [binary_expr(expr.clone(), Operator::Minus, size()?), expr],
+    })
 }
 
 /// A bound of the window that a window aggregate below groups by.
@@ -265,6 +345,7 @@ fn bound_of_result(column: &Column, input: &LogicalPlan) -> Option<WindowUse> {
         window: node.window,
         given: true,
         part: if column.name == START { Part::Start } else { Part::End },
+        joined: false,
     })
 }
 
@@ -372,6 +453,7 @@ fn of_call(call: &ScalarFunction, input: &LogicalPlan) -> Result<WindowUse> {
         window,
         given: false,
         part: Part::Whole,
+        joined: false,
     })
 }
 
@@ -542,7 +624,8 @@ fn window_arithmetic(expr: Expr) -> Result<Transformed<Expr>, DataFusionError> {
         let nanoseconds = micros.saturating_mul(1000);
         Expr::Literal(ScalarValue::new_interval_mdn(0, 0, nanoseconds), None)
     };
-    let epoch = Expr::Literal(ScalarValue::TimestampMicrosecond(Some(0), None), None);
+    // The function takes its origin in nanoseconds only, whatever the time column counts in.
+    let epoch = Expr::Literal(ScalarValue::TimestampNanosecond(Some(0), None), None);
     let start = cast(
         date_bin(width(size), cast(time.clone(), timestamp.clone()), epoch),
         timestamp,

@@ -24,6 +24,9 @@ pub struct WindowAggregateNode {
     pub aggregates: Vec<Expr>,
     pub window: WindowSpec,
     pub emit: EmitMode,
+    /// Start and end of the window over the input, when the rows came through a join since they got it: then it may not be
+    /// the one that their event time is in.
+    pub bounds: Option<[Expr; 2]>,
     pub schema: DFSchemaRef,
 }
 
@@ -61,6 +64,7 @@ impl WindowAggregateNode {
             aggregates,
             window,
             emit,
+            bounds: None,
             schema: Arc::new(schema),
         })
     }
@@ -82,6 +86,7 @@ impl Hash for WindowAggregateNode {
         self.keys.hash(state);
         self.aggregates.hash(state);
         self.window.hash(state);
+        self.bounds.hash(state);
         (self.emit == EmitMode::OnUpdate).hash(state);
     }
 }
@@ -109,7 +114,13 @@ impl UserDefinedLogicalNodeCore for WindowAggregateNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        self.keys.iter().chain(&self.aggregates).cloned().collect()
+        let bounds = self.bounds.iter().flatten();
+        self.keys
+            .iter()
+            .chain(&self.aggregates)
+            .chain(bounds)
+            .cloned()
+            .collect()
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,8 +143,10 @@ impl UserDefinedLogicalNodeCore for WindowAggregateNode {
         let input = inputs
             .pop()
             .ok_or_else(|| datafusion::common::DataFusionError::Internal("a window aggregate has one input".into()))?;
-        let aggregates = exprs.split_off(self.keys.len().min(exprs.len()));
+        let mut aggregates = exprs.split_off(self.keys.len().min(exprs.len()));
+        let bounds = aggregates.split_off(self.aggregates.len().min(aggregates.len()));
         let mut node = WindowAggregateNode::try_new(input, exprs, aggregates, self.window, self.emit)?;
+        node.bounds = <[Expr; 2]>::try_from(bounds).ok();
         // Names above refer to the columns as they were first called.
         if node.schema.fields().len() == self.schema.fields().len() {
             node.schema = Arc::clone(&self.schema);
@@ -144,7 +157,12 @@ impl UserDefinedLogicalNodeCore for WindowAggregateNode {
     fn necessary_children_exprs(&self, _output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
         let schema = self.input.schema();
         let mut needed = Vec::new();
-        for expr in self.keys.iter().chain(&self.aggregates) {
+        for expr in self
+            .keys
+            .iter()
+            .chain(&self.aggregates)
+            .chain(self.bounds.iter().flatten())
+        {
             for column in expr.column_refs() {
                 needed.push(schema.index_of_column(column).ok()?);
             }

@@ -203,6 +203,19 @@ pub fn objects() -> Vec<Object> {
         column: "ts".into(),
         expression: Some("ts - INTERVAL '5 seconds'".into()),
     });
+    let mut auctions = table(
+        20011,
+        "auctions",
+        &[
+            "id BIGINT",
+            "seller BIGINT",
+            "category INT",
+            "expires TIMESTAMP",
+            "ts TIMESTAMP",
+        ],
+        &[],
+    );
+    auctions.watermark.clone_from(&bids.watermark);
     let mut keyed = table(
         20006,
         "upserts",
@@ -230,6 +243,7 @@ pub fn objects() -> Vec<Object> {
     vec![
         schema,
         Object::Table(bids),
+        Object::Table(auctions),
         Object::Table(table(20002, "clicks", &["url TEXT", "at TIMESTAMP"], &[])),
         Object::Table(table(
             20003,

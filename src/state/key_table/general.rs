@@ -133,6 +133,10 @@ impl GeneralTable {
         self.columns.iter().map(|column| column.gather(groups)).collect()
     }
 
+    pub(super) fn gather_columns(&self, columns: &[usize], groups: &[u32]) -> Vec<ArrayRef> {
+        columns.iter().map(|&at| self.columns[at].gather(groups)).collect()
+    }
+
     pub(super) fn memory_bytes(&self) -> usize {
         self.index.memory_bytes()
             + self.hashes.capacity() * 8

@@ -165,6 +165,15 @@ impl KeyTable {
         }
     }
 
+    /// Some of the key columns, by their numbers in the order given, as [`KeyTable::gather_keys`] gives all.
+    pub fn gather_columns(&self, columns: &[usize], groups: &[u32]) -> Vec<ArrayRef> {
+        debug_assert!(groups.iter().all(|group| self.is_live(*group)));
+        match &self.form {
+            Form::Words(table) => columns.iter().map(|_| table.gather(groups)).collect(),
+            Form::General(table) => table.gather_columns(columns, groups),
+        }
+    }
+
     pub fn memory_bytes(&self) -> usize {
         let form = match &self.form {
             Form::Words(table) => table.memory_bytes(),

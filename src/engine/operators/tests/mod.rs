@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod join;
+mod join_oracle;
 mod late_rows;
 mod numbers;
 mod oracle;

@@ -1,0 +1,650 @@
+//! Joins: a symmetric hash join over two inputs of weighted rows.
+//!
+//! A chunk is stored on its side and then matched with what the other side holds, so each pair is found once, when its
+//! second row comes. Pairs come out at once with the product of the weights. Rows shown by themselves (of the preserved side
+//! of an outer join, of semi, anti and mark joins) come out
+//!
+//! - when they are done, in a join bounded by time, unless it is a semi join;
+//! - with the chunk that gave them their first partner, in a semi join whose inputs only grow;
+//! - else at the next barrier, netted: what is put out at a barrier is what changed since the last one.
+//!
+//! So at every barrier all that was put out adds up to exactly the join of all that came in. NULL keys have no partner and are
+//! not stored. A row that is late in a join bounded by time is dropped and counted.
+//!
+//! With a TTL rows are forgotten that long after they came or changed, silently: what was put out of them stays, and a
+//! retraction that comes later takes back what the other side still knows of.
+//!
+//! Joined rows have the later event time of both; the output has event time when its shape says so. Weights below zero may
+//! stand for a while, when a retraction overtakes its row.
+
+mod probe;
+mod rows;
+mod state;
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_null_array};
+use arrow::buffer::ScalarBuffer;
+use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
+
+use crate::clock::Clock;
+use crate::engine::error::Error;
+use crate::engine::graph::StreamShape;
+use crate::engine::join_spec::{JoinBound, JoinColumn, JoinKind, JoinSpec, Moment, Side, TimeBound};
+use crate::engine::message::{Barrier, CHUNK_ROWS_TARGET, Chunk, Watermark};
+use crate::engine::operator::{Operator, Output, Result, StateSize};
+use crate::engine::operators::BuildContext;
+use crate::engine::operators::columns::{as_int64, batch_of, evaluate, int64, take_chunk, weights_from, weights_of};
+use crate::engine::operators::join::probe::{Cursor, Pairs};
+use crate::engine::operators::join::rows::{NewRows, RowStore, SharedKeys, StoreOptions};
+use crate::engine::operators::join::state::{SideTable, read_watermark, write_watermark};
+use crate::engine::operators::keys::key_hashes;
+use crate::state::table::{SnapshotContext, StateReader, TableWrite};
+
+/// At least so many rows are looked at for expiry at each barrier; of a large side a sixteenth.
+const EXPIRY_STEP: usize = 4096;
+
+/// When rows are shown by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timing {
+    AtBarrier,
+    AtOnce,
+    WhenDone,
+}
+
+pub(crate) struct Join {
+    spec: JoinSpec,
+    timing: Timing,
+    output: SchemaRef,
+    /// The output has event time; the last column of stored rows is theirs.
+    tracks_time: bool,
+    keys: SharedKeys,
+    stores: [RowStore; 2],
+    tables: [SideTable; 2],
+    /// A chunk not yet worked off.
+    cursor: Option<Cursor>,
+    /// What no earlier row comes after; of joins bounded by time.
+    watermark: Option<i64>,
+    late: u64,
+    clock: Arc<dyn Clock>,
+    /// Where the search for expired rows goes on.
+    expiry: [u32; 2],
+}
+
+/// Rows of one side by number, to be put out by themselves.
+#[derive(Default)]
+struct Alone {
+    rows: Vec<u32>,
+    weights: Vec<i64>,
+    marks: Vec<bool>,
+}
+
+impl Alone {
+    fn add(&mut self, row: u32, weight: i64, matched: bool) {
+        if weight != 0 {
+            self.rows.push(row);
+            self.weights.push(weight);
+            self.marks.push(matched);
+        }
+    }
+}
+
+impl Join {
+    pub fn new(spec: &JoinSpec, output: &StreamShape, context: &BuildContext) -> Result<Join> {
+        let tracks_time = output.event_time;
+        let left = &spec.inputs[0];
+        let key_types: Vec<DataType> = left
+            .keys
+            .iter()
+            .map(|&key| left.schema.field(key).data_type().clone())
+            .collect();
+        let timing = timing(spec);
+        let build = |side: Side| -> Result<(RowStore, SideTable)> {
+            let input = &spec.inputs[side.index()];
+            let mut types: Vec<DataType> = input
+                .schema
+                .fields()
+                .iter()
+                .map(|field| field.data_type().clone())
+                .collect();
+            if tracks_time {
+                types.push(DataType::Int64);
+            }
+            let options = StoreOptions {
+                counted: spec.kind.counts(side),
+                tracks_touched: timing != Timing::WhenDone,
+                timed: matches!(spec.bound, JoinBound::Time(_)),
+                stamped: ttl_of(spec).is_some(),
+            };
+            Ok((
+                RowStore::new(&types, options)?,
+                SideTable::new(side, &types, &input.keys, options),
+            ))
+        };
+        let ((left_store, left_table), (right_store, right_table)) = (build(Side::Left)?, build(Side::Right)?);
+        Ok(Join {
+            spec: spec.clone(),
+            timing,
+            output: Arc::clone(&output.schema),
+            tracks_time,
+            keys: SharedKeys::new(&key_types)?,
+            stores: [left_store, right_store],
+            tables: [left_table, right_table],
+            cursor: None,
+            watermark: None,
+            late: 0,
+            clock: Arc::clone(&context.clock),
+            expiry: [0, 0],
+        })
+    }
+
+    fn time(&self) -> Option<&TimeBound> {
+        match &self.spec.bound {
+            JoinBound::Time(time) => Some(time),
+            JoinBound::Kept { .. } => None,
+        }
+    }
+
+    /// Leaves out rows that come too late, and counts them.
+    fn without_late(&mut self, side: Side, chunk: Chunk) -> Result<Chunk> {
+        let (Some(time), Some(watermark)) = (self.time(), self.watermark) else {
+            return Ok(chunk);
+        };
+        let moments = moments_of(&chunk, &time.rows[side.index()].late)?;
+        if moments.iter().all(|&moment| moment > watermark) {
+            return Ok(chunk);
+        }
+        // NULL has no time to be late by.
+        let keep = |&row: &u32| moments[row as usize] > watermark || moments[row as usize] == i64::MIN;
+        let kept: Vec<u32> = (0..chunk.len() as u32).filter(keep).collect();
+        self.late += (chunk.len() - kept.len()) as u64;
+        take_chunk(&chunk, &UInt32Array::from(kept))
+    }
+
+    /// Leaves out rows that no row can be a partner of; shows them where such rows are shown.
+    fn without_unmatchable(&mut self, side: Side, chunk: Chunk, output: &mut Output) -> Result<Chunk> {
+        let mut columns: Vec<usize> = Vec::new();
+        for (&key, null_equal) in self.spec.inputs[side.index()].keys.iter().zip(&self.spec.null_equal) {
+            if !null_equal {
+                columns.push(key);
+            }
+        }
+        if let Some(time) = self.time() {
+            let moments = &time.rows[side.index()];
+            columns.extend([moments.done.column, moments.late.column]);
+        }
+        columns.retain(|&column| chunk.rows.column(column).logical_null_count() > 0);
+        if columns.is_empty() {
+            return Ok(chunk);
+        }
+        let nulls: Vec<_> = columns
+            .iter()
+            .filter_map(|&column| chunk.rows.column(column).logical_nulls())
+            .collect();
+        let (gone, kept): (Vec<u32>, Vec<u32>) =
+            (0..chunk.len() as u32).partition(|&row| nulls.iter().any(|nulls| nulls.is_null(row as usize)));
+        if self.spec.kind.counts(side) && self.spec.kind.shows_alone(false) {
+            let alone = take_chunk(&chunk, &UInt32Array::from(gone))?;
+            let rows = alone.len();
+            let own = |column: usize| Arc::clone(alone.rows.column(column));
+            let columns = self.alone_columns(side, rows, own, || vec![false; rows]);
+            output.data(Chunk {
+                rows: batch_of(&self.output, columns, rows)?,
+                weights: alone.weights.clone(),
+                event_time: alone.event_time.clone().filter(|_| self.tracks_time),
+                key_hashes: None,
+            });
+        }
+        take_chunk(&chunk, &UInt32Array::from(kept))
+    }
+
+    /// The output columns of rows of `side` without a partner.
+    fn alone_columns(
+        &self,
+        side: Side,
+        rows: usize,
+        mut own: impl FnMut(usize) -> ArrayRef,
+        marks: impl FnOnce() -> Vec<bool>,
+    ) -> Vec<ArrayRef> {
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.output.fields().len());
+        for (at, column) in self.spec.output.iter().enumerate() {
+            columns.push(if column.side == side {
+                own(column.column)
+            } else {
+                new_null_array(self.output.field(at).data_type(), rows)
+            });
+        }
+        if self.spec.kind.is_mark() {
+            columns.push(Arc::new(BooleanArray::from(marks())));
+        }
+        columns
+    }
+
+    fn store(&mut self, side: Side, chunk: &Chunk) -> Result<Cursor> {
+        let input = &self.spec.inputs[side.index()];
+        let key_columns: Vec<ArrayRef> = input
+            .keys
+            .iter()
+            .map(|&key| Arc::clone(chunk.rows.column(key)))
+            .collect();
+        let hashes = key_hashes(&key_columns, chunk.len(), chunk.key_hashes.as_ref());
+        let keys = self.keys.intern(&key_columns, &hashes)?;
+        let times = match (&chunk.event_time, self.tracks_time) {
+            (_, false) => None,
+            (Some(times), true) => Some(times.clone()),
+            (None, true) => return Err(Error::Internal("a join got rows without event time".into())),
+        };
+        let columns = chunk.rows.columns().to_vec();
+        let mut stored = columns.clone();
+        stored.extend(times.as_ref().map(|times| int64(times.to_vec())));
+        let done = match self.time() {
+            Some(time) => Some(moments_of(chunk, &time.rows[side.index()].done)?),
+            None => None,
+        };
+        let new = NewRows {
+            columns: &stored,
+            keys: &keys,
+            weights: weights_of(chunk),
+            done: done.as_deref(),
+            now: ttl_of(&self.spec).map_or(0, |_| self.clock.now_millis()),
+        };
+        let stored = self.stores[side.index()].add(&new, &mut self.keys)?;
+        let mut cursor = Cursor::new(side, columns, keys, stored);
+        cursor.weights = weights_of(chunk).map(<[i64]>::to_vec);
+        cursor.times = times;
+        Ok(cursor)
+    }
+
+    /// Works on the current chunk until it is done or a chunk of output is full; true when there is more to do.
+    fn step(&mut self, output: &mut Output) -> Result<bool> {
+        let Some(mut cursor) = self.cursor.take() else {
+            return Ok(false);
+        };
+        let other = cursor.side.other().index();
+        let pairs = cursor.next_pairs(&self.stores[other], CHUNK_ROWS_TARGET);
+        let pairs = self.satisfying(&cursor, pairs)?;
+        if !pairs.is_empty() {
+            self.count(&cursor, &pairs);
+            if self.spec.kind.has_pairs() {
+                output.data(self.pair_chunk(&cursor, &pairs)?);
+            }
+        }
+        if !cursor.is_finished() {
+            self.cursor = Some(cursor);
+            return Ok(true);
+        }
+        let side = cursor.side.index();
+        for row in cursor.stored.zeroed {
+            self.stores[side].bury(row, &mut self.keys);
+        }
+        if self.timing == Timing::AtOnce {
+            self.flush(output)?;
+        }
+        Ok(false)
+    }
+
+    /// The pairs that satisfy what the join asks for besides equal keys.
+    fn satisfying(&self, cursor: &Cursor, pairs: Pairs) -> Result<Pairs> {
+        let Some(residual) = self.spec.residual.as_ref().filter(|_| !pairs.is_empty()) else {
+            return Ok(pairs);
+        };
+        let columns = cursor.gather(&self.stores[cursor.side.other().index()], &pairs, &residual.columns)?;
+        let batch = batch_of(&residual.schema, columns, pairs.len())?;
+        let verdict = evaluate(&residual.predicate, &batch)?;
+        let verdict = verdict
+            .as_boolean_opt()
+            .ok_or_else(|| Error::Internal("the condition of a join is not boolean".into()))?;
+        if verdict.true_count() == pairs.len() {
+            return Ok(pairs);
+        }
+        let mut kept = Pairs::default();
+        for at in 0..pairs.len() {
+            if verdict.is_valid(at) && verdict.value(at) {
+                kept.rows.push(pairs.rows[at]);
+                kept.partners.push(pairs.partners[at]);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Adds the pairs to the counts of both sides.
+    fn count(&mut self, cursor: &Cursor, pairs: &Pairs) {
+        let [left, right] = &mut self.stores;
+        let (own, other) = match cursor.side {
+            Side::Left => (left, right),
+            Side::Right => (right, left),
+        };
+        if let Some(counted) = &mut own.counted {
+            for (&row, &partner) in pairs.rows.iter().zip(&pairs.partners) {
+                if cursor.stored.uncounted[row as usize] {
+                    let row = cursor.stored.rows[row as usize];
+                    counted.matches[row as usize] += other.weight[partner as usize];
+                }
+            }
+        }
+        if let Some(counted) = &mut other.counted {
+            for (&row, &partner) in pairs.rows.iter().zip(&pairs.partners) {
+                counted.matches[partner as usize] += cursor.weight(row);
+                counted.touch(partner);
+                other.changed.insert(partner);
+            }
+        }
+    }
+
+    fn pair_chunk(&self, cursor: &Cursor, pairs: &Pairs) -> Result<Chunk> {
+        let other = &self.stores[cursor.side.other().index()];
+        let mut wanted = self.spec.output.clone();
+        if self.tracks_time {
+            wanted.push(self.time_column(cursor.side.other()));
+        }
+        let mut columns = cursor.gather(other, pairs, &wanted)?;
+        let event_time = match (&cursor.times, self.tracks_time.then(|| columns.pop()).flatten()) {
+            (Some(mine), Some(theirs)) => {
+                let theirs = as_int64(&theirs)?.values();
+                let later = |(&row, &theirs): (&u32, &i64)| mine[row as usize].max(theirs);
+                Some(pairs.rows.iter().zip(theirs).map(later).collect::<ScalarBuffer<i64>>())
+            }
+            _ => None,
+        };
+        let weight = |(&row, &partner): (&u32, &u32)| cursor.weight(row) * other.weight[partner as usize];
+        Ok(Chunk {
+            rows: batch_of(&self.output, columns, pairs.len())?,
+            weights: weights_from(pairs.rows.iter().zip(&pairs.partners).map(weight).collect()),
+            event_time,
+            key_hashes: None,
+        })
+    }
+
+    /// Where the stored rows of `side` have their event time.
+    fn time_column(&self, side: Side) -> JoinColumn {
+        JoinColumn {
+            side,
+            column: self.spec.inputs[side.index()].schema.fields().len(),
+        }
+    }
+
+    /// Shows what became of rows that are shown by themselves.
+    fn flush(&mut self, output: &mut Output) -> Result<()> {
+        for side in Side::BOTH {
+            let Some(counted) = &mut self.stores[side.index()].counted else {
+                continue;
+            };
+            let touched = counted.take_touched();
+            for part in touched.chunks(CHUNK_ROWS_TARGET / 2) {
+                self.flush_rows(side, part, output)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush_rows(&mut self, side: Side, rows: &[u32], output: &mut Output) -> Result<()> {
+        let kind = self.spec.kind;
+        let store = &mut self.stores[side.index()];
+        let (mut gone, mut new) = (Alone::default(), Alone::default());
+        for &row in rows {
+            if !store.is_known(row) {
+                continue;
+            }
+            let weight = store.weight[row as usize];
+            let Some(counted) = &mut store.counted else {
+                continue;
+            };
+            let matched = counted.is_matched(row);
+            let wanted = if kind.shows_alone(matched) { weight } else { 0 };
+            let shown = counted.shown[row as usize];
+            let mark = counted.shown_matched.contains(row);
+            if kind.is_mark() && shown != 0 && mark != matched {
+                gone.add(row, -shown, mark);
+                new.add(row, wanted, matched);
+            } else if wanted < shown {
+                gone.add(row, wanted - shown, matched);
+            } else {
+                new.add(row, wanted - shown, matched);
+            }
+            note_shown(counted, row, wanted, matched);
+        }
+        gone.rows.append(&mut new.rows);
+        gone.weights.append(&mut new.weights);
+        gone.marks.append(&mut new.marks);
+        self.show(side, gone, output)?;
+        for &row in rows {
+            self.stores[side.index()].bury(row, &mut self.keys);
+        }
+        Ok(())
+    }
+
+    fn show(&self, side: Side, alone: Alone, output: &mut Output) -> Result<()> {
+        if alone.rows.is_empty() {
+            return Ok(());
+        }
+        let store = &self.stores[side.index()];
+        let wanted: Vec<usize> = self
+            .spec
+            .output
+            .iter()
+            .filter(|of| of.side == side)
+            .map(|of| of.column)
+            .collect();
+        let mut own = store.rows.gather_columns(&wanted, &alone.rows).into_iter();
+        let rows = alone.rows.len();
+        let own = |_| own.next().expect("one was gathered for each column of this side");
+        let event_time = match self.tracks_time {
+            true => {
+                let times = store.rows.gather_columns(&[self.time_column(side).column], &alone.rows);
+                Some(as_int64(&times[0])?.values().clone())
+            }
+            false => None,
+        };
+        let columns = self.alone_columns(side, rows, own, || alone.marks);
+        output.data(Chunk {
+            rows: batch_of(&self.output, columns, rows)?,
+            weights: weights_from(alone.weights),
+            event_time,
+            key_hashes: None,
+        });
+        Ok(())
+    }
+
+    /// Forgets rows that no partner can come for, and shows those that are shown without one.
+    fn expire_by_time(&mut self, watermark: i64, output: &mut Output) -> Result<()> {
+        for side in Side::BOTH {
+            loop {
+                let done = self.stores[side.index()].take_done(watermark, CHUNK_ROWS_TARGET);
+                if done.is_empty() {
+                    break;
+                }
+                if self.timing == Timing::WhenDone
+                    && let Some(counted) = &self.stores[side.index()].counted
+                {
+                    let mut alone = Alone::default();
+                    for &row in &done {
+                        let matched = counted.is_matched(row);
+                        if self.spec.kind.shows_alone(matched) {
+                            alone.add(row, self.stores[side.index()].weight[row as usize], matched);
+                        }
+                    }
+                    self.show(side, alone, output)?;
+                }
+                for row in done {
+                    self.stores[side.index()].drop_done(row, &mut self.keys);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets rows that nothing happened to for the TTL.
+    fn expire_by_age(&mut self) {
+        let Some(ttl_ms) = ttl_of(&self.spec) else {
+            return;
+        };
+        let ttl_ms = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
+        let deadline = self.clock.now_millis().saturating_sub(ttl_ms);
+        for (store, next) in self.stores.iter_mut().zip(&mut self.expiry) {
+            let capacity = store.capacity();
+            let step = EXPIRY_STEP.max(capacity.div_ceil(16)).min(capacity);
+            for _ in 0..step {
+                let row = *next;
+                *next = if (row + 1) as usize >= capacity { 0 } else { row + 1 };
+                let stamp = store.stamps.as_ref().and_then(|stamps| stamps.get(row as usize));
+                let is_old = stamp.is_some_and(|&stamp| stamp <= deadline);
+                // Below zero at a barrier is what remains of the retraction of a forgotten row.
+                if store.is_live(row) && (is_old || store.weight[row as usize] < 0) {
+                    store.forget(row, &mut self.keys);
+                }
+            }
+        }
+    }
+}
+
+fn note_shown(counted: &mut rows::Counted, row: u32, weight: i64, matched: bool) {
+    counted.shown[row as usize] = weight;
+    if matched {
+        counted.shown_matched.insert(row);
+    } else {
+        counted.shown_matched.remove(row);
+    }
+}
+
+fn ttl_of(spec: &JoinSpec) -> Option<u64> {
+    match spec.bound {
+        JoinBound::Kept { ttl_ms } => ttl_ms,
+        JoinBound::Time(_) => None,
+    }
+}
+
+fn timing(spec: &JoinSpec) -> Timing {
+    let only_grows = spec.inputs.iter().all(|input| input.append_only);
+    match (&spec.bound, spec.kind) {
+        (JoinBound::Time(_), JoinKind::Semi(_)) => Timing::AtOnce,
+        (JoinBound::Time(_), _) => Timing::WhenDone,
+        (JoinBound::Kept { .. }, JoinKind::Semi(_)) if only_grows => Timing::AtOnce,
+        (JoinBound::Kept { .. }, _) => Timing::AtBarrier,
+    }
+}
+
+/// The moment of each row; the least possible for NULL.
+fn moments_of(chunk: &Chunk, moment: &Moment) -> Result<Vec<i64>> {
+    let column = chunk.rows.column(moment.column);
+    let times = column
+        .as_primitive_opt::<TimestampMicrosecondType>()
+        .ok_or_else(|| Error::Internal("the time column of a join is not a timestamp".into()))?;
+    let values = times.values().iter().enumerate().map(|(row, value)| {
+        if times.is_null(row) {
+            i64::MIN
+        } else {
+            value.saturating_add(moment.offset_micros)
+        }
+    });
+    Ok(values.collect())
+}
+
+impl Operator for Join {
+    fn name(&self) -> &'static str {
+        self.spec.name()
+    }
+
+    fn process(&mut self, input: usize, chunk: Chunk, output: &mut Output) -> Result<()> {
+        let side = Side::BOTH[input];
+        let chunk = self.without_late(side, chunk)?;
+        let chunk = self.without_unmatchable(side, chunk, output)?;
+        if !chunk.is_empty() {
+            self.cursor = Some(self.store(side, &chunk)?);
+            self.step(output)?;
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self, output: &mut Output) -> Result<bool> {
+        self.step(output)
+    }
+
+    fn on_watermark(&mut self, watermark: Watermark, output: &mut Output) -> Result<()> {
+        let hold = self.time().map_or(0, |time| time.hold_micros);
+        if let Watermark::At(time) = watermark
+            && self.time().is_some()
+            && self.watermark.is_none_or(|before| before < time)
+        {
+            self.watermark = Some(time);
+            self.expire_by_time(time, output)?;
+        }
+        output.watermark(match watermark {
+            Watermark::At(time) => Watermark::At(time.saturating_sub(hold)),
+            Watermark::Idle => Watermark::Idle,
+        });
+        Ok(())
+    }
+
+    fn on_barrier(&mut self, _barrier: Barrier, output: &mut Output) -> Result<()> {
+        self.flush(output)?;
+        self.expire_by_age();
+        Ok(())
+    }
+
+    fn on_end(&mut self, output: &mut Output) -> Result<()> {
+        self.flush(output)?;
+        if self.time().is_some() {
+            // What a checkpoint still holds is dead with the last row.
+            self.watermark = Some(i64::MAX);
+            self.expire_by_time(i64::MAX, output)?;
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self, context: &SnapshotContext) -> Result<Vec<TableWrite>> {
+        let mut writes = Vec::with_capacity(3);
+        for (table, store) in self.tables.iter().zip(&mut self.stores) {
+            writes.push(table.write(store, &mut self.keys, context, self.watermark)?);
+        }
+        if self.time().is_some() {
+            writes.push(write_watermark(self.watermark)?);
+        }
+        Ok(writes)
+    }
+
+    fn restore(&mut self, state: &dyn StateReader) -> Result<()> {
+        if self.time().is_some() {
+            self.watermark = read_watermark(state)?;
+        }
+        let watermark = self.watermark;
+        for (table, store) in self.tables.iter().zip(&mut self.stores) {
+            let keys = &mut self.keys;
+            state.read(table.name, &mut |rows| {
+                let is_done = |moment| watermark.is_some_and(|watermark| moment <= watermark);
+                Ok(table.read(store, keys, &rows, is_done)?)
+            })?;
+        }
+        if self.timing == Timing::WhenDone {
+            return Ok(());
+        }
+        // What a barrier showed is what its snapshot implies.
+        for store in &mut self.stores {
+            let live: Vec<u32> = store.live().collect();
+            let Some(counted) = &mut store.counted else {
+                continue;
+            };
+            for row in live {
+                let matched = counted.is_matched(row);
+                let shown = if self.spec.kind.shows_alone(matched) {
+                    store.weight[row as usize]
+                } else {
+                    0
+                };
+                note_shown(counted, row, shown, matched);
+            }
+        }
+        Ok(())
+    }
+
+    fn state_size(&self) -> StateSize {
+        let bytes: usize = self.stores.iter().map(RowStore::memory_bytes).sum();
+        StateSize {
+            rows: self.stores.iter().map(|store| store.len() as u64).sum(),
+            bytes: (bytes + self.keys.memory_bytes()) as u64,
+        }
+    }
+
+    fn late_rows(&self) -> u64 {
+        self.late
+    }
+}
