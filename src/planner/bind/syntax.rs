@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
-    Ident, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned,
-    TableFactor, Value, VisitMut, VisitorMut,
+    Ident, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned, TableFactor, Value, VisitMut,
+    VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 

@@ -9,8 +9,9 @@
 use std::sync::Arc;
 
 use datafusion::logical_expr::Operator;
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr};
+use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Literal};
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
+use datafusion::scalar::ScalarValue;
 
 use crate::planner::physical::times::{Distance, Place, ShiftedPlace, TimeFacts, literal_micros, moment_of};
 
@@ -101,17 +102,50 @@ fn sides(binary: &BinaryExpr) -> Option<(ShiftedPlace, ShiftedPlace)> {
     if let (Some(one), Some(other)) = (moment_of(binary.left()), moment_of(binary.right())) {
         return Some((one, other));
     }
-    let constant = literal_micros(binary.right())?;
-    let mut inner = binary.left();
-    while let Some(cast) = inner.downcast_ref::<CastExpr>() {
-        inner = cast.expr();
-    }
-    let difference = inner
-        .downcast_ref::<BinaryExpr>()
-        .filter(|difference| *difference.op() == Operator::Minus)?;
-    let (one, mut other) = (moment_of(difference.left())?, moment_of(difference.right())?);
+    let (inner, constant) = match (
+        literal_micros(binary.right()),
+        call_of(binary.left(), "interval_length"),
+    ) {
+        (Some(constant), _) => (binary.left(), constant),
+        (None, Some([length])) => (length, literal_nanos(binary.right())?),
+        _ => return None,
+    };
+    let inner = uncast(inner);
+    let (one, other) = match (
+        inner.downcast_ref::<BinaryExpr>(),
+        call_of(inner, "timestamp_difference"),
+    ) {
+        (Some(difference), _) if *difference.op() == Operator::Minus => (difference.left(), difference.right()),
+        (None, Some([one, other])) => (one, other),
+        _ => return None,
+    };
+    let (one, mut other) = (moment_of(one)?, moment_of(other)?);
     other.shift = other.shift.checked_add(constant)?;
     Some((one, other))
+}
+
+/// What a cast is of.
+fn uncast(expression: &Arc<dyn PhysicalExpr>) -> &Arc<dyn PhysicalExpr> {
+    match expression.downcast_ref::<CastExpr>() {
+        Some(cast) => uncast(cast.expr()),
+        None => expression,
+    }
+}
+
+/// The arguments of a call of the function `name`.
+fn call_of<'a>(expression: &'a Arc<dyn PhysicalExpr>, name: &str) -> Option<&'a [Arc<dyn PhysicalExpr>]> {
+    let call = expression.downcast_ref::<ScalarFunctionExpr>()?;
+    (call.name() == name).then(|| call.args())
+}
+
+/// A constant number of nanoseconds that is a whole number of microseconds.
+fn literal_nanos(expression: &Arc<dyn PhysicalExpr>) -> Option<i64> {
+    let nanos = match expression.downcast_ref::<Literal>()?.value() {
+        ScalarValue::Int64(Some(nanos)) => *nanos,
+        ScalarValue::Decimal128(Some(nanos), _, 0) => i64::try_from(*nanos).ok()?,
+        _ => return None,
+    };
+    (nanos % 1000 == 0).then_some(nanos / 1000)
 }
 
 /// The bound that the conditions give; `None` when the rows of a side can have partners for ever.
