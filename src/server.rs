@@ -1,7 +1,7 @@
 //! The one place that constructs components and wires them: stores, shards, coordinator, listeners.
 //!
 //! Order at start: data directory and metadata store (which tells whether another server has them), checkpoint storage,
-//! shards, coordinator, listeners; pipelines that shall run are resumed while clients can already connect. The line
+//! shards, coordinator, listeners; pipelines that shall run are being restored while clients can already connect. The line
 //! `ready in N ms` says that both listeners accept.
 //!
 //! Order at the end (SIGTERM, Ctrl-C): no new statements, a last checkpoint of every pipeline, then the threads.
@@ -127,7 +127,6 @@ impl Server {
         let shutdown = CancellationToken::new();
         let backend = Arc::new(ServerBackend::new(Arc::clone(&context)));
         let (sql_address, listeners) = listen(&config, &context, &backend, &shutdown).await?;
-        context.coordinator.resume_all().await;
         backend.jobs_resumed();
         info!("ready in {} ms", started.elapsed().as_millis());
         Ok(Server {
@@ -206,7 +205,7 @@ fn start_worker(shards: Option<usize>) -> Result<Worker, ErrorReport> {
         .map_err(|error| ErrorReport::new(SqlState::SYSTEM_ERROR, format!("could not start the shards: {error}")))
 }
 
-/// Binds both listeners before either is said to be ready.
+/// Binds both listeners before either is said to be ready, and sets pipelines going before either serves.
 async fn listen(
     config: &Config,
     context: &Arc<ServerContext>,
@@ -237,6 +236,9 @@ async fn listen(
         .map(|password| (ROLE.to_owned(), build_verifier(password.reveal())));
     let sessions = Arc::new(PgSessions::new(Arc::clone(context), verifier));
     let metrics = metrics::install()?;
+    // Before the first statement, which must find the pipelines that shall run; after the ports are ours, since a server that
+    // cannot have them must not take pipelines from another.
+    context.coordinator.resume_all().await;
     let listeners = vec![
         crate::spawn::named("sql listener", sql_listener.serve(sessions, shutdown.clone())),
         crate::spawn::named(

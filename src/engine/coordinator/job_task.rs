@@ -81,6 +81,8 @@ pub struct JobTask {
     failure: Option<ErrorReport>,
     stop_answers: Vec<(StopGoal, oneshot::Sender<Result<(), ErrorReport>>)>,
     caught_up_later: Vec<CaughtUpAnswer>,
+    /// Asked for before the run was there.
+    checkpoints_later: Vec<CheckpointRequest>,
     wake_at: Option<Instant>,
     aborts_in_row: u32,
     commits: u32,
@@ -126,6 +128,7 @@ impl JobTask {
             failure: None,
             stop_answers: Vec::new(),
             caught_up_later: Vec::new(),
+            checkpoints_later: Vec::new(),
             wake_at: None,
             aborts_in_row: 0,
             commits: 0,
@@ -198,6 +201,9 @@ impl JobTask {
             }
             Command::Checkpoint(request) => match &mut self.run {
                 Some(run) if matches!(self.phase, Phase::Running { .. }) => run.request_checkpoint(request),
+                _ if matches!(self.phase, Phase::Starting { .. } | Phase::Recovering { .. }) => {
+                    self.checkpoints_later.push(request);
+                }
                 _ => {
                     // Who asked may have gone.
                     let _ = request.answer.send(Err(self.busy().report()));
@@ -363,6 +369,9 @@ impl JobTask {
         if let Some(run) = &mut self.run {
             for answer in self.caught_up_later.drain(..) {
                 run.wait_caught_up(answer);
+            }
+            for request in self.checkpoints_later.drain(..) {
+                run.request_checkpoint(request);
             }
         }
     }
@@ -537,6 +546,11 @@ impl JobTask {
             };
             // Who asked may have gone.
             let _ = answer.send(result);
+        }
+        for request in self.checkpoints_later.drain(..) {
+            let report = failure.clone().unwrap_or_else(|| Error::Stopped.report());
+            // Who asked may have gone.
+            let _ = request.answer.send(Err(report));
         }
         for answer in self.caught_up_later.drain(..) {
             let result = match outcome {

@@ -56,12 +56,13 @@ impl Runs {
 }
 
 impl Results {
-    /// The result of a pipeline; `None` when it keeps none, or has not been started by this process.
+    /// The result of a pipeline; `None` when it keeps none, has not been started by this process, or is still being restored:
+    /// nobody shall take that for a result without rows.
     pub fn get(&self, pipeline: Oid) -> Option<Arc<PipelineResult>> {
         let mut pipelines = self.lock();
         let runs = pipelines.get_mut(&pipeline)?;
         runs.settle();
-        runs.current.as_ref().or(runs.next.as_ref()).map(Arc::clone)
+        runs.current.as_ref().map(Arc::clone)
     }
 
     /// Forgets a pipeline that was dropped. Who holds its result keeps it.
