@@ -149,8 +149,14 @@ impl History {
                 self.parent = self.kept.get(at).map(|(manifest, _)| manifest.clone());
             }
             Event::Retain(count) => {
+                // A run collects after it has decided an epoch: what the next one builds on is then among the newest.
                 let drop = self.kept.len().saturating_sub(*count);
-                self.kept.drain(..drop);
+                let parent = self.parent.as_ref();
+                let mut at = 0;
+                self.kept.retain(|(manifest, _)| {
+                    at += 1;
+                    at > drop || Some(manifest) == parent
+                });
             }
             Event::Collect { now } => self.collect(if *now { 0 } else { LATER }).await,
         }
