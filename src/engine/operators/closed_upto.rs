@@ -1,4 +1,5 @@
-//! The watermark that a window operator has closed up to, kept in its state so that late rows stay late after a restore.
+//! The watermark up to which an operator is done with its rows, kept in its state so that late rows stay late after a
+//! restore.
 //!
 //! Table `watermark`, broadcast: a former set of subtasks gives the least of theirs.
 

@@ -27,13 +27,24 @@ use crate::engine::operators::columns::{as_int64, int64, take_batch};
 use crate::engine::operators::group_table::GroupTable;
 use crate::engine::operators::keys::key_hashes;
 use crate::state::key_group::KeyGroupRange;
-use crate::state::table::{OP_PUT, OP_TOMBSTONE, SnapshotContext, TIME_COLUMN, TableKind, leading_fields};
+use crate::state::table::{
+    Distribution, OP_PUT, OP_TOMBSTONE, SnapshotContext, StateReader, TIME_COLUMN, TableKind, TableWrite,
+    leading_fields,
+};
 
 /// Rows of one written batch.
 const ROWS_A_BATCH: usize = 65_536;
 
-/// The schemas of both tables of one operator.
+/// What an operator calls its two tables.
+#[derive(Clone, Copy)]
+pub(crate) struct TableNames {
+    pub groups: &'static str,
+    pub values: &'static str,
+}
+
+/// Both tables of one operator: their names and schemas.
 pub(crate) struct StateShape {
+    names: TableNames,
     kind: TableKind,
     groups: SchemaRef,
     values: SchemaRef,
@@ -70,7 +81,7 @@ impl SnapshotScope<'_> {
 }
 
 impl StateShape {
-    pub fn new(table: &mut GroupTable, key_types: &[DataType], kind: TableKind) -> StateShape {
+    pub fn new(names: TableNames, table: &mut GroupTable, key_types: &[DataType], kind: TableKind) -> StateShape {
         let nullable = |name: String, data_type: &DataType| Field::new(name, data_type.clone(), true);
         let keys: Vec<Field> = key_types
             .iter()
@@ -99,6 +110,7 @@ impl StateShape {
             set_widths.push(multiset.types().len());
         }
         StateShape {
+            names,
             kind,
             groups: Arc::new(Schema::new(groups)),
             values: Arc::new(Schema::new(values)),
@@ -123,6 +135,58 @@ impl StateShape {
             .into_owned()
             .into();
         table.assign(&keys, rows.num_rows(), Some(&hashes))
+    }
+
+    /// What a snapshot of a table without times holds: groups that changed, tombstones of those that died. Groups without
+    /// rows are left out where `skips_empty`.
+    pub fn snapshot(
+        &self,
+        table: &mut GroupTable,
+        context: &SnapshotContext,
+        skips_empty: bool,
+    ) -> Result<Vec<TableWrite>> {
+        let scope = SnapshotScope { context, time: None };
+        let dying = table.take_dying();
+        let mut groups = self.write_tombstones(table, &scope, &dying)?;
+        let is_empty = |table: &GroupTable, group: u32| skips_empty && table.aggregates.row_count(group) == 0;
+        groups.extend(self.write_groups(table, &scope, is_empty)?);
+        let values = self.write_values(table, &scope)?;
+        for group in dying {
+            table.free(group);
+        }
+        Ok(self.table_writes(context, None, groups, values))
+    }
+
+    /// Rows of both tables for a snapshot; the values table only when there are such.
+    pub fn table_writes(
+        &self,
+        context: &SnapshotContext,
+        expired_before: Option<i64>,
+        groups: Vec<RecordBatch>,
+        values: Vec<RecordBatch>,
+    ) -> Vec<TableWrite> {
+        let write = |table, rows| TableWrite {
+            table,
+            kind: self.kind,
+            distribution: Distribution::KeyGroups,
+            rebased: rebased_range(context),
+            expired_before,
+            rows,
+        };
+        let mut writes = vec![write(self.names.groups, groups)];
+        if self.keeps_values() {
+            writes.push(write(self.names.values, values));
+        }
+        writes
+    }
+
+    /// Fills a table without times from what snapshots hold.
+    pub fn restore(&self, table: &mut GroupTable, state: &dyn StateReader) -> Result<()> {
+        state.read(self.names.groups, &mut |rows| Ok(self.read_groups(table, &rows)?))?;
+        if self.keeps_values() {
+            state.read(self.names.values, &mut |rows| Ok(self.read_values(table, &rows)?))?;
+        }
+        Ok(())
     }
 
     pub fn keeps_values(&self) -> bool {

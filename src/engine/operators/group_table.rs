@@ -21,6 +21,8 @@ pub(crate) struct GroupTable {
     pub changed: Bits,
     /// Part of the last snapshot.
     pub persisted: Bits,
+    /// Buried groups that the last snapshot still holds.
+    dying: Vec<u32>,
 }
 
 impl GroupTable {
@@ -33,6 +35,7 @@ impl GroupTable {
             stamps: stamped.then(Vec::new),
             changed: Bits::default(),
             persisted: Bits::default(),
+            dying: Vec::new(),
         })
     }
 
@@ -82,12 +85,35 @@ impl GroupTable {
         self.keys.remove(group);
     }
 
+    /// Forgets a group that lost its last row: at once when no snapshot knows it, else with the next snapshot, which needs
+    /// its key for the tombstone.
+    pub fn bury(&mut self, group: u32) {
+        if self.persisted.contains(group) {
+            // Rounding of float sums must not outlive the rows it came from.
+            self.aggregates.reset(group);
+            self.dying.push(group);
+        } else {
+            self.free(group);
+        }
+    }
+
+    /// The groups that were buried and are still without rows, for the tombstones of a snapshot.
+    pub fn take_dying(&mut self) -> Vec<u32> {
+        let mut dying = std::mem::take(&mut self.dying);
+        dying.sort_unstable();
+        dying.dedup();
+        // A group may have come back, and have gone for good since.
+        dying.retain(|&group| self.keys.is_live(group) && self.aggregates.row_count(group) == 0);
+        dying
+    }
+
     /// Forgets all groups, keeping memory for the next ones.
     pub fn clear(&mut self) {
         self.keys.clear();
         self.aggregates.clear();
         self.changed.clear();
         self.persisted.clear();
+        self.dying.clear();
         if let Some(stamps) = &mut self.stamps {
             stamps.clear();
         }

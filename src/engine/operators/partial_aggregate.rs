@@ -64,7 +64,7 @@ impl PartialAggregate {
         Ok(PartialAggregate {
             table: GroupTable::new(&layout, &key_types, false)?,
             single_rows: Aggregates::new(&layout)?,
-            window: window.map(Windows::new),
+            window: window.map(Windows::new).transpose()?,
             output: Arc::clone(output),
             rows: 0,
             probed: (0, 0),

@@ -28,15 +28,17 @@ use crate::engine::operator::{Operator, Output, Result, StateSize};
 use crate::engine::operators::aggregates::AggregateLayout;
 use crate::engine::operators::closed_upto;
 use crate::engine::operators::columns::{as_int64, batch_of, int64, take_chunk, weights_of};
-use crate::engine::operators::group_state::{SnapshotScope, StateShape, rebased_range};
+use crate::engine::operators::group_state::{StateShape, TableNames};
 use crate::engine::operators::group_table::GroupTable;
 use crate::engine::operators::keys::{GroupKeys, key_hashes};
 use crate::engine::operators::partial_aggregate::no_event_time;
 use crate::engine::operators::window::NO_EVENT_TIME;
-use crate::state::table::{Distribution, SnapshotContext, StateReader, TableKind, TableWrite};
+use crate::state::table::{SnapshotContext, StateReader, TableKind, TableWrite};
 
-const SESSIONS_TABLE: &str = "sessions";
-const VALUES_TABLE: &str = "session_values";
+const TABLES: TableNames = TableNames {
+    groups: "sessions",
+    values: "session_values",
+};
 
 /// A session that has no group yet.
 const NO_GROUP: u32 = u32::MAX;
@@ -61,8 +63,6 @@ pub(crate) struct SessionAggregate {
     watermark: Option<i64>,
     late: u64,
     late_rows: Option<LateRows>,
-    /// Groups without rows that the last snapshot still holds.
-    dying: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +111,8 @@ impl SessionAggregate {
             gap: gap_micros.max(1),
             output: Arc::clone(output),
             // Without a key there is one subtask, and any hash will do.
-            shape: StateShape::new(&mut table, &group_types, TableKind::GlobalKeyed).hashed_by(key_types.len().max(1)),
+            shape: StateShape::new(TABLES, &mut table, &group_types, TableKind::GlobalKeyed)
+                .hashed_by(key_types.len().max(1)),
             keys: GroupKeys::new(&key_types)?,
             layout,
             timed_input,
@@ -124,7 +125,6 @@ impl SessionAggregate {
             watermark: None,
             late: 0,
             late_rows: None,
-            dying: Vec::new(),
         })
     }
 
@@ -278,18 +278,8 @@ impl SessionAggregate {
     fn move_rows(&mut self, from: u32, into: u32) -> Result<()> {
         self.table.aggregates.absorb(from, into)?;
         self.table.changed.insert(into);
-        self.bury(from);
+        self.table.bury(from);
         Ok(())
-    }
-
-    /// Forgets a group: at once when no snapshot knows it, else with the next one, which needs its key.
-    fn bury(&mut self, group: u32) {
-        if self.table.persisted.contains(group) {
-            self.table.aggregates.reset(group);
-            self.dying.push(group);
-        } else {
-            self.table.free(group);
-        }
     }
 
     fn forget(&mut self, number: u32) {
@@ -327,7 +317,7 @@ impl SessionAggregate {
                 if self.of_key[key as usize].is_empty() {
                     self.keys.remove(key);
                 }
-                self.bury(group);
+                self.table.bury(group);
                 self.forget(number);
             }
         }
@@ -480,45 +470,14 @@ impl Operator for SessionAggregate {
     }
 
     fn snapshot(&mut self, context: &SnapshotContext) -> Result<Vec<TableWrite>> {
-        let scope = SnapshotScope { context, time: None };
-        let mut dying = std::mem::take(&mut self.dying);
-        dying.sort_unstable();
-        dying.dedup();
-        // A session with the same key and start may have begun since.
-        dying.retain(|&group| self.table.keys.is_live(group) && self.table.aggregates.row_count(group) == 0);
-        let mut sessions = self.shape.write_tombstones(&self.table, &scope, &dying)?;
-        let is_empty = |table: &GroupTable, group: u32| table.aggregates.row_count(group) == 0;
-        sessions.extend(self.shape.write_groups(&mut self.table, &scope, is_empty)?);
-        let values = self.shape.write_values(&mut self.table, &scope)?;
-        for group in dying {
-            self.table.free(group);
-        }
-        let write = |table, rows| TableWrite {
-            table,
-            kind: TableKind::GlobalKeyed,
-            distribution: Distribution::KeyGroups,
-            rebased: rebased_range(context),
-            expired_before: None,
-            rows,
-        };
-        let mut writes = vec![write(SESSIONS_TABLE, sessions)];
-        if self.shape.keeps_values() {
-            writes.push(write(VALUES_TABLE, values));
-        }
+        let mut writes = self.shape.snapshot(&mut self.table, context, true)?;
         writes.push(closed_upto::write(self.watermark)?);
         Ok(writes)
     }
 
     fn restore(&mut self, state: &dyn StateReader) -> Result<()> {
         self.watermark = closed_upto::read(state)?;
-        state.read(SESSIONS_TABLE, &mut |rows| {
-            Ok(self.shape.read_groups(&mut self.table, &rows)?)
-        })?;
-        if self.shape.keeps_values() {
-            state.read(VALUES_TABLE, &mut |rows| {
-                Ok(self.shape.read_values(&mut self.table, &rows)?)
-            })?;
-        }
+        self.shape.restore(&mut self.table, state)?;
         self.reopen()
     }
 

@@ -23,12 +23,14 @@ use crate::engine::operators::BuildContext;
 use crate::engine::operators::aggregates::AggregateLayout;
 use crate::engine::operators::changes::Changes;
 use crate::engine::operators::columns::{batch_of, weights_from, weights_of};
-use crate::engine::operators::group_state::{SnapshotScope, StateShape, rebased_range};
+use crate::engine::operators::group_state::{StateShape, TableNames};
 use crate::engine::operators::group_table::GroupTable;
-use crate::state::table::{Distribution, SnapshotContext, StateReader, TableKind, TableWrite};
+use crate::state::table::{SnapshotContext, StateReader, TableKind, TableWrite};
 
-const GROUPS_TABLE: &str = "groups";
-const VALUES_TABLE: &str = "values";
+const TABLES: TableNames = TableNames {
+    groups: "groups",
+    values: "values",
+};
 
 /// At least so many groups are looked at for expiry at each barrier; of a large table a sixteenth.
 const EXPIRY_STEP: usize = 4096;
@@ -43,8 +45,6 @@ pub(crate) struct UpdatingAggregate {
     /// Emits the row of a global aggregate.
     owns_global: bool,
     global: bool,
-    /// Groups without rows that the last snapshot still holds.
-    dying: Vec<u32>,
     /// Where the search for expired groups goes on.
     expiry_cursor: u32,
 }
@@ -62,7 +62,7 @@ impl UpdatingAggregate {
         let ttl_ms = spec.state_ttl_ms.filter(|_| !global);
         let mut table = GroupTable::new(&layout, &key_types, ttl_ms.is_some())?;
         Ok(UpdatingAggregate {
-            shape: StateShape::new(&mut table, &key_types, TableKind::GlobalKeyed),
+            shape: StateShape::new(TABLES, &mut table, &key_types, TableKind::GlobalKeyed),
             table,
             changes: if global {
                 Changes::of_global()
@@ -74,7 +74,6 @@ impl UpdatingAggregate {
             clock: Arc::clone(&context.clock),
             owns_global: context.subtask.0 == 0,
             global,
-            dying: Vec::new(),
             expiry_cursor: 0,
         })
     }
@@ -99,26 +98,13 @@ impl UpdatingAggregate {
             Ok(())
         })?;
         if !self.global {
-            self.bury(&touched);
+            for group in touched {
+                if self.table.aggregates.row_count(group) == 0 {
+                    self.table.bury(group);
+                }
+            }
         }
         Ok(())
-    }
-
-    /// Groups that lost their last row are forgotten: at once when no snapshot knows them, else with the next snapshot,
-    /// which needs their keys for the tombstones.
-    fn bury(&mut self, touched: &[u32]) {
-        for &group in touched {
-            if self.table.aggregates.row_count(group) != 0 {
-                continue;
-            }
-            if self.table.persisted.contains(group) {
-                // Rounding of float sums must not outlive the rows it came from.
-                self.table.aggregates.reset(group);
-                self.dying.push(group);
-            } else {
-                self.table.free(group);
-            }
-        }
     }
 
     fn expire(&mut self) -> Result<()> {
@@ -179,44 +165,11 @@ impl Operator for UpdatingAggregate {
     }
 
     fn snapshot(&mut self, context: &SnapshotContext) -> Result<Vec<TableWrite>> {
-        let scope = SnapshotScope { context, time: None };
-        let mut dying = std::mem::take(&mut self.dying);
-        dying.sort_unstable();
-        dying.dedup();
-        // A group may have come back, and have gone for good since.
-        dying.retain(|&group| self.table.keys.is_live(group) && self.table.aggregates.row_count(group) == 0);
-        let global = self.global;
-        let skip = |table: &GroupTable, group: u32| !global && table.aggregates.row_count(group) == 0;
-        let mut groups = self.shape.write_tombstones(&self.table, &scope, &dying)?;
-        groups.extend(self.shape.write_groups(&mut self.table, &scope, skip)?);
-        let values = self.shape.write_values(&mut self.table, &scope)?;
-        for group in dying {
-            self.table.free(group);
-        }
-        let write = |table, rows| TableWrite {
-            table,
-            kind: TableKind::GlobalKeyed,
-            distribution: Distribution::KeyGroups,
-            rebased: rebased_range(context),
-            expired_before: None,
-            rows,
-        };
-        let mut writes = vec![write(GROUPS_TABLE, groups)];
-        if self.shape.keeps_values() {
-            writes.push(write(VALUES_TABLE, values));
-        }
-        Ok(writes)
+        self.shape.snapshot(&mut self.table, context, !self.global)
     }
 
     fn restore(&mut self, state: &dyn StateReader) -> Result<()> {
-        state.read(GROUPS_TABLE, &mut |rows| {
-            Ok(self.shape.read_groups(&mut self.table, &rows)?)
-        })?;
-        if self.shape.keeps_values() {
-            state.read(VALUES_TABLE, &mut |rows| {
-                Ok(self.shape.read_values(&mut self.table, &rows)?)
-            })?;
-        }
+        self.shape.restore(&mut self.table, state)?;
         if self.global && self.table.keys.is_live(0) {
             self.changes.set_global_emitted();
         }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, TimestampMicrosecondArray};
 use arrow::buffer::ScalarBuffer;
 
+use crate::engine::error::Error;
 use crate::engine::graph::WindowSpec;
+use crate::engine::operator::Result;
 
 /// Stands for "this row has no event time"; such a row belongs to no window.
 pub(crate) const NO_EVENT_TIME: i64 = i64::MIN;
@@ -33,7 +35,8 @@ pub(crate) struct Slice {
 }
 
 impl Windows {
-    pub fn new(window: WindowSpec) -> Windows {
+    /// An error for sessions, which have an operator of their own.
+    pub fn new(window: WindowSpec) -> Result<Windows> {
         let (size, slide, given) = match window {
             WindowSpec::Tumble { size_micros } => (size_micros, size_micros, false),
             WindowSpec::Hop {
@@ -41,16 +44,15 @@ impl Windows {
                 size_micros,
             } => (size_micros, slide_micros, false),
             WindowSpec::Given { size_micros } => (size_micros, size_micros, true),
-            // One window for all time: sessions have an operator of their own.
-            WindowSpec::Session { .. } => (i64::MAX, i64::MAX, false),
+            WindowSpec::Session { .. } => return Err(Error::Internal("sessions have no slices".into())),
         };
         let (size, slide) = (size.max(1), slide.max(1));
-        Windows {
+        Ok(Windows {
             size,
             slide,
             width: greatest_common_divisor(size, slide),
             given,
-        }
+        })
     }
 
     /// Whether a row belongs to more windows than one, or a window has more slices than one.
@@ -203,13 +205,15 @@ fn bounds(times: &[i64]) -> Option<(i64, i64)> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn hop(slide_micros: i64, size_micros: i64) -> Windows {
-        Windows::new(WindowSpec::Hop {
+        let window = WindowSpec::Hop {
             slide_micros,
             size_micros,
-        })
+        };
+        Windows::new(window).unwrap()
     }
 
     /// The windows of a time, straight from their definition.
@@ -246,7 +250,7 @@ mod tests {
 
     #[test]
     fn windows_are_aligned_to_the_epoch_on_both_sides() {
-        let window = Windows::new(WindowSpec::Tumble { size_micros: 10 });
+        let window = Windows::new(WindowSpec::Tumble { size_micros: 10 }).unwrap();
         assert_eq!(
             [window.slice_of(-1), window.slice_of(0), window.slice_of(19)],
             [-10, 0, 10]
@@ -256,14 +260,14 @@ mod tests {
 
     #[test]
     fn a_given_window_ends_after_the_time_of_its_row() {
-        let window = Windows::new(WindowSpec::Given { size_micros: 10 });
+        let window = Windows::new(WindowSpec::Given { size_micros: 10 }).unwrap();
         assert_eq!((window.slice_of(14), window.last_end(5)), (5, 15));
         assert_eq!(window.slice_of(window.time_of_slice(14)), 5);
     }
 
     #[test]
     fn rows_are_split_by_window() {
-        let window = Windows::new(WindowSpec::Tumble { size_micros: 10 });
+        let window = Windows::new(WindowSpec::Tumble { size_micros: 10 }).unwrap();
         let (slices, without) = window.split(&ScalarBuffer::from(vec![11, 19, 10]));
         assert_eq!((slices, without), (vec![Slice { start: 10, rows: None }], 0));
         let (slices, without) = window.split(&ScalarBuffer::from(vec![11, 5, NO_EVENT_TIME, 12, -3]));

@@ -33,15 +33,17 @@ use crate::engine::operators::aggregates::AggregateLayout;
 use crate::engine::operators::changes::Changes;
 use crate::engine::operators::closed_upto;
 use crate::engine::operators::columns::{batch_of, take_chunk, weights_from, weights_of};
-use crate::engine::operators::group_state::{SnapshotScope, StateShape, rebased_range, split_by_time};
+use crate::engine::operators::group_state::{SnapshotScope, StateShape, TableNames, split_by_time};
 use crate::engine::operators::group_table::GroupTable;
 use crate::engine::operators::partial_aggregate::no_event_time;
 use crate::engine::operators::slice_blocks::SliceBlocks;
 use crate::engine::operators::window::{Slice, Windows};
-use crate::state::table::{Distribution, SnapshotContext, StateReader, TableKind, TableWrite};
+use crate::state::table::{SnapshotContext, StateReader, TableKind, TableWrite};
 
-const WINDOWS_TABLE: &str = "windows";
-const VALUES_TABLE: &str = "window_values";
+const TABLES: TableNames = TableNames {
+    groups: "windows",
+    values: "window_values",
+};
 
 /// Tables of closed windows kept for the next ones, and the memory each may hold on to.
 const POOLED_TABLES: usize = 2;
@@ -82,7 +84,7 @@ impl WindowAggregate {
         let layout = AggregateLayout::new(&spec.aggregate, input)?;
         let key_types = layout.key_types();
         let mut table = GroupTable::new(&layout, &key_types, false)?;
-        let windows = Windows::new(spec.window);
+        let windows = Windows::new(spec.window)?;
         let adds_up = decomposable(&spec.aggregate.aggregates, spec.aggregate.append_only_input);
         let sharing = if windows.overlap() && adds_up && spec.emit == EmitMode::OnWindowClose {
             Sharing::Slices(SliceBlocks::default())
@@ -90,7 +92,7 @@ impl WindowAggregate {
             Sharing::Apart
         };
         Ok(WindowAggregate {
-            shape: StateShape::new(&mut table, &key_types, TableKind::ExpiringTimeKey),
+            shape: StateShape::new(TABLES, &mut table, &key_types, TableKind::ExpiringTimeKey),
             layout,
             key_types,
             windows,
@@ -378,29 +380,19 @@ impl Operator for WindowAggregate {
             groups.extend(self.shape.write_groups(&mut window.table, &scope, |_, _| false)?);
             values.extend(self.shape.write_values(&mut window.table, &scope)?);
         }
-        let write = |table, rows| TableWrite {
-            table,
-            kind: TableKind::ExpiringTimeKey,
-            distribution: Distribution::KeyGroups,
-            rebased: rebased_range(context),
-            expired_before: self.watermark.map(|watermark| watermark.saturating_add(1)),
-            rows,
-        };
-        let mut writes = vec![write(WINDOWS_TABLE, groups)];
-        if self.shape.keeps_values() {
-            writes.push(write(VALUES_TABLE, values));
-        }
+        let expired_before = self.watermark.map(|watermark| watermark.saturating_add(1));
+        let mut writes = self.shape.table_writes(context, expired_before, groups, values);
         writes.push(closed_upto::write(self.watermark)?);
         Ok(writes)
     }
 
     fn restore(&mut self, state: &dyn StateReader) -> Result<()> {
         self.watermark = closed_upto::read(state)?;
-        state.read(WINDOWS_TABLE, &mut |rows| {
+        state.read(TABLES.groups, &mut |rows| {
             Ok(self.restore_rows(&rows, |shape, table, rows| shape.read_groups(table, rows))?)
         })?;
         if self.shape.keeps_values() {
-            state.read(VALUES_TABLE, &mut |rows| {
+            state.read(TABLES.values, &mut |rows| {
                 Ok(self.restore_rows(&rows, |shape, table, rows| shape.read_values(table, rows))?)
             })?;
         }

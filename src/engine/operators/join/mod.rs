@@ -34,10 +34,11 @@ use crate::engine::join_spec::{JoinBound, JoinColumn, JoinKind, JoinSpec, Moment
 use crate::engine::message::{Barrier, CHUNK_ROWS_TARGET, Chunk, Watermark};
 use crate::engine::operator::{Operator, Output, Result, StateSize};
 use crate::engine::operators::BuildContext;
+use crate::engine::operators::closed_upto;
 use crate::engine::operators::columns::{as_int64, batch_of, evaluate, int64, take_chunk, weights_from, weights_of};
 use crate::engine::operators::join::probe::{Cursor, Pairs};
 use crate::engine::operators::join::rows::{NewRows, RowStore, SharedKeys, StoreOptions};
-use crate::engine::operators::join::state::{SideTable, read_watermark, write_watermark};
+use crate::engine::operators::join::state::SideTable;
 use crate::engine::operators::keys::key_hashes;
 use crate::state::table::{SnapshotContext, StateReader, TableWrite};
 
@@ -597,14 +598,14 @@ impl Operator for Join {
             writes.push(table.write(store, &mut self.keys, context, self.watermark)?);
         }
         if self.time().is_some() {
-            writes.push(write_watermark(self.watermark)?);
+            writes.push(closed_upto::write(self.watermark)?);
         }
         Ok(writes)
     }
 
     fn restore(&mut self, state: &dyn StateReader) -> Result<()> {
         if self.time().is_some() {
-            self.watermark = read_watermark(state)?;
+            self.watermark = closed_upto::read(state)?;
         }
         let watermark = self.watermark;
         for (table, store) in self.tables.iter().zip(&mut self.stores) {

@@ -16,11 +16,7 @@ use crate::engine::operators::columns::{as_int64, batch_of, int64};
 use crate::engine::operators::group_state::{check_schema, rebased_range};
 use crate::engine::operators::join::rows::{RowStore, SharedKeys, StoreOptions};
 use crate::engine::operators::keys::key_hashes;
-use crate::state::table::{
-    Distribution, OP_PUT, OP_TOMBSTONE, SnapshotContext, StateReader, TableKind, TableWrite, leading_fields,
-};
-
-const WATERMARK_TABLE: &str = "watermark";
+use crate::state::table::{Distribution, OP_PUT, OP_TOMBSTONE, SnapshotContext, TableKind, TableWrite, leading_fields};
 
 /// Rows of one written batch.
 const ROWS_A_BATCH: usize = 65_536;
@@ -204,40 +200,4 @@ impl SideTable {
 
 fn hash_of(store: &RowStore, keys: &SharedKeys, row: u32) -> u64 {
     keys.table.hash_of(store.key[row as usize])
-}
-
-fn watermark_schema() -> SchemaRef {
-    let mut fields = leading_fields(TableKind::GlobalKeyed);
-    fields.push(Field::new("watermark", DataType::Int64, false));
-    Arc::new(Schema::new(fields))
-}
-
-/// Writes down how far the join has come.
-pub(super) fn write_watermark(watermark: Option<i64>) -> Result<TableWrite> {
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(UInt16Array::from(vec![0])),
-        Arc::new(Int8Array::from(vec![OP_PUT])),
-        int64(vec![watermark.unwrap_or(i64::MIN)]),
-    ];
-    Ok(TableWrite {
-        table: WATERMARK_TABLE,
-        kind: TableKind::GlobalKeyed,
-        distribution: Distribution::Broadcast,
-        rebased: None,
-        expired_before: None,
-        rows: vec![RecordBatch::try_new(watermark_schema(), columns)?],
-    })
-}
-
-/// The least of what all former subtasks wrote.
-pub(super) fn read_watermark(state: &dyn StateReader) -> Result<Option<i64>> {
-    let mut least: Option<i64> = None;
-    state.read(WATERMARK_TABLE, &mut |rows| {
-        check_schema(&watermark_schema(), &rows)?;
-        for &watermark in as_int64(rows.column(2))?.values() {
-            least = Some(least.map_or(watermark, |least| least.min(watermark)));
-        }
-        Ok(())
-    })?;
-    Ok(least.filter(|&watermark| watermark != i64::MIN))
 }
