@@ -7,6 +7,7 @@
 //! except VARCHAR and CHAR, whose lengths are checked where values enter and are not carried in Arrow (both come back as
 //! TEXT). Not guaranteed: that every Arrow type has a SQL type; unions have none.
 
+pub mod identifier;
 mod parse;
 mod postgres;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, IntervalUnit, TimeUnit};
 
+pub use self::identifier::quote_identifier;
 pub use self::parse::parse;
 pub use self::postgres::oid;
 
@@ -247,19 +249,6 @@ impl SqlType {
 impl fmt::Display for SqlType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_sql())
-    }
-}
-
-/// `name` as an identifier of SQL text, in double quotes when it needs them.
-pub fn quote_identifier(name: &str) -> String {
-    let mut characters = name.chars();
-    let plain = characters.next().is_some_and(|c| c.is_ascii_lowercase() || c == '_')
-        && characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
-        && !parse::is_reserved(name);
-    if plain {
-        name.to_owned()
-    } else {
-        format!("\"{}\"", name.replace('"', "\"\""))
     }
 }
 

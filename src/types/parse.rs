@@ -26,124 +26,6 @@ pub fn parse(text: &str) -> Result<SqlType, ErrorReport> {
     }
 }
 
-/// Words that cannot be an unquoted column name, as in Postgres.
-pub(super) fn is_reserved(word: &str) -> bool {
-    RESERVED.binary_search(&word).is_ok()
-}
-
-/// Postgres's reserved key words and those that cannot be a column alias without AS in our dialect; sorted.
-const RESERVED: &[&str] = &[
-    "all",
-    "analyse",
-    "analyze",
-    "and",
-    "any",
-    "array",
-    "as",
-    "asc",
-    "asymmetric",
-    "authorization",
-    "between",
-    "binary",
-    "both",
-    "case",
-    "cast",
-    "check",
-    "collate",
-    "collation",
-    "column",
-    "concurrently",
-    "constraint",
-    "create",
-    "cross",
-    "current_catalog",
-    "current_date",
-    "current_role",
-    "current_schema",
-    "current_time",
-    "current_timestamp",
-    "current_user",
-    "default",
-    "deferrable",
-    "desc",
-    "distinct",
-    "do",
-    "else",
-    "end",
-    "except",
-    "exists",
-    "false",
-    "fetch",
-    "for",
-    "foreign",
-    "freeze",
-    "from",
-    "full",
-    "grant",
-    "group",
-    "having",
-    "ilike",
-    "in",
-    "initially",
-    "inner",
-    "intersect",
-    "interval",
-    "into",
-    "is",
-    "isnull",
-    "join",
-    "lateral",
-    "leading",
-    "left",
-    "like",
-    "limit",
-    "localtime",
-    "localtimestamp",
-    "metadata",
-    "natural",
-    "not",
-    "notnull",
-    "null",
-    "offset",
-    "on",
-    "only",
-    "or",
-    "order",
-    "outer",
-    "overlaps",
-    "placing",
-    "primary",
-    "references",
-    "returning",
-    "right",
-    "row",
-    "select",
-    "session_user",
-    "similar",
-    "some",
-    "struct",
-    "symmetric",
-    "system_user",
-    "table",
-    "tablesample",
-    "then",
-    "to",
-    "trailing",
-    "true",
-    "union",
-    "unique",
-    "user",
-    "using",
-    "values",
-    "variadic",
-    "verbose",
-    "watermark",
-    "when",
-    "where",
-    "window",
-    "with",
-];
-
 #[derive(Clone, Debug, PartialEq)]
 enum Token {
     /// Unquoted, in lower case.
@@ -755,11 +637,6 @@ mod tests {
         let error = parse("varchr").unwrap_err();
         assert_eq!(error.code, SqlState::UNDEFINED_OBJECT);
         assert_eq!(error.hint.unwrap(), "Perhaps you meant the type \"varchar\".");
-    }
-
-    #[test]
-    fn reserved_words_are_sorted() {
-        assert!(RESERVED.is_sorted());
     }
 
     #[test]
