@@ -5,10 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-
-use super::kit::{GraphBuilder, Ledger, NumberTable, Server, World, copy_graph, count_graph, expected_counts};
+use super::kit::{Crashes, GraphBuilder, Ledger, NumberTable, Server, World, copy_graph, count_graph, expected_counts};
 use crate::catalog::jobs::JobState;
 use crate::engine::coordinator::{StopMode, WaitFor};
 use crate::engine::graph::{Exchange, JobGraph, OperatorSpec};
@@ -50,19 +47,18 @@ fn the_end_of_the_input_is_checkpointed_and_committed() {
 
 #[test]
 fn crashes_at_random_times_lose_and_double_nothing() {
-    let mut random = StdRng::seed_from_u64(7);
+    let mut crashes = Crashes::seeded(7);
     let (world, table, ledger) = (World::new(), NumberTable::new(5, 40_000), Arc::new(Ledger::default()));
     let mut pipeline = None;
-    let mut crashes = 0;
     loop {
         let server = Server::start(&world, counts(&table, &ledger));
         let oid = *pipeline.get_or_insert_with(|| server.create_pipeline("p", &[("parallelism", "3")]));
-        if crashes == 0 {
+        let patience = crashes.patience(&table);
+        if crashes.count == 0 {
             server.start_pipeline(oid);
         } else {
             server.block_on(server.coordinator.resume_all());
         }
-        let patience = Duration::from_millis(random.random_range(5..150));
         let finished = server
             .block_on(async { tokio::time::timeout(patience, server.coordinator.wait(oid, WaitFor::Finished)).await });
         match finished {
@@ -71,16 +67,12 @@ fn crashes_at_random_times_lose_and_double_nothing() {
                 break;
             }
             Err(_) => {
-                crashes += 1;
-                if crashes == 40 {
-                    table.behaviour.rows_a_poll.store(8192, Ordering::SeqCst);
-                }
-                assert!(crashes < 400, "no progress");
+                crashes.happened();
                 server.crash();
             }
         }
     }
-    assert!(crashes > 2, "the input was too small to be interrupted");
+    assert!(crashes.count >= Crashes::AT_LEAST);
     assert_eq!(ledger.result(), expected_counts(&table));
 }
 

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::catalog::Catalog;
 use crate::catalog::change::{Change, NewObject};
@@ -199,6 +201,43 @@ impl Source for NumberSource {
             offset: position.to_string(),
         });
         offsets.collect()
+    }
+}
+
+/// When to crash, and what the source may give until then. The first crashes each open the gate a little further, so
+/// that a fast machine is interrupted as well; patience grows with them, so that a slow one gets on.
+pub struct Crashes {
+    random: StdRng,
+    pub count: u32,
+}
+
+impl Crashes {
+    /// So many crashes happen for certain.
+    pub const AT_LEAST: u32 = 12;
+
+    pub fn seeded(seed: u64) -> Crashes {
+        let random = StdRng::seed_from_u64(seed);
+        Crashes { random, count: 0 }
+    }
+
+    pub fn random(&mut self) -> &mut StdRng {
+        &mut self.random
+    }
+
+    /// Opens the gate for the next run and gives the time after which to crash it.
+    pub fn patience(&mut self, table: &NumberTable) -> Duration {
+        let gate = match self.count {
+            count if count < Self::AT_LEAST => table.rows * u64::from(count + 1) / u64::from(Self::AT_LEAST + 1),
+            _ => u64::MAX,
+        };
+        table.behaviour.gate.store(gate, Ordering::SeqCst);
+        Duration::from_millis(self.random.random_range(5..60 + 4 * u64::from(self.count)))
+    }
+
+    /// One more has happened.
+    pub fn happened(&mut self) {
+        self.count += 1;
+        assert!(self.count < 400, "no progress");
     }
 }
 

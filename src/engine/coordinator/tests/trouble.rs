@@ -10,10 +10,11 @@ use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, Literal};
 use datafusion::scalar::ScalarValue;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 
-use super::kit::{GraphBuilder, KEYS, Ledger, NumberTable, Server, World, count_graph, expected_counts, shape};
+use super::kit::{
+    Crashes, GraphBuilder, KEYS, Ledger, NumberTable, Server, World, count_graph, expected_counts, shape,
+};
 use crate::catalog::jobs::JobState;
 use crate::engine::coordinator::{StopMode, WaitFor};
 use crate::engine::graph::{
@@ -32,12 +33,12 @@ fn finish_with_crashes(
     world: &World,
     table: &NumberTable,
     graph: &(impl Fn(u32) -> JobGraph + Clone + Send + Sync + 'static),
-) -> u32 {
-    let mut random = StdRng::seed_from_u64(seed);
+) {
+    let mut crashes = Crashes::seeded(seed);
     let mut pipeline: Option<Oid> = None;
-    for crashes in 0..400 {
+    loop {
         let server = Server::start(world, graph.clone());
-        let parallelism = random.random_range(1..=4).to_string();
+        let parallelism = crashes.random().random_range(1..=4).to_string();
         let oid = *pipeline.get_or_insert_with(|| {
             let oid = server.create_pipeline("p", &[]);
             server.start_pipeline(oid);
@@ -51,22 +52,22 @@ fn finish_with_crashes(
             oid
         });
         server.set_options("p", &[("parallelism", &parallelism)]);
+        let patience = crashes.patience(table);
         server.start_pipeline(oid);
-        let patience = Duration::from_millis(random.random_range(5..120));
         let finished = server
             .block_on(async { tokio::time::timeout(patience, server.coordinator.wait(oid, WaitFor::Finished)).await });
         match finished {
             Ok(result) => {
                 result.unwrap();
-                return crashes;
+                break;
             }
-            Err(_) => server.crash(),
-        }
-        if crashes == 30 {
-            table.behaviour.rows_a_poll.store(8192, Ordering::SeqCst);
+            Err(_) => {
+                crashes.happened();
+                server.crash();
+            }
         }
     }
-    panic!("no progress with seed {seed}");
+    assert!(crashes.count >= Crashes::AT_LEAST, "seed {seed}");
 }
 
 #[test]
