@@ -92,10 +92,6 @@ impl Connector for Impulse {
         }))
     }
 
-    async fn check_connection(&self, options: &ResolvedOptions) -> Result<()> {
-        OptionReader::for_connection(&self.describe(), options).map(|_| ())
-    }
-
     async fn infer_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
         OptionReader::for_table(&self.describe(), options)?;
         Ok(Some(Arc::new(Schema::new(counter_fields()))))

@@ -27,7 +27,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use crate::clock::Clock;
-use crate::engine::connectors::options::CommonOptions;
+use crate::engine::connectors::options::{CommonOptions, OptionReader};
 use crate::engine::error::Error;
 use crate::engine::graph::SinkChangelog;
 use crate::engine::message::Chunk;
@@ -49,11 +49,15 @@ pub trait Connector: Send + Sync {
     fn resolve(&self, options: &ResolvedOptions, declared: Option<SchemaRef>) -> Result<Arc<dyn ConnectorTable>>;
 
     /// Checks the options of a connection and, unless the user said `validate = false`, reaches out to the system.
-    async fn check_connection(&self, options: &ResolvedOptions) -> Result<()>;
+    async fn check_connection(&self, options: &ResolvedOptions) -> Result<()> {
+        OptionReader::for_connection(&self.describe(), options).map(|_| ())
+    }
 
     /// The columns of a source declared without any: from a sample, a file's footer, the connector's fixed schema.
     /// May do I/O. `None`: this connector cannot tell.
-    async fn infer_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>>;
+    async fn infer_schema(&self, _options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
+        Ok(None)
+    }
 }
 
 /// A table of a connector with its options typed and checked.

@@ -49,14 +49,6 @@ impl Connector for Stdout {
             common: reader.common()?,
         }))
     }
-
-    async fn check_connection(&self, options: &ResolvedOptions) -> Result<()> {
-        OptionReader::for_connection(&self.describe(), options).map(|_| ())
-    }
-
-    async fn infer_schema(&self, _options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
-        Ok(None)
-    }
 }
 
 #[derive(Debug)]

@@ -62,10 +62,6 @@ impl Connector for TestConnector {
     async fn check_connection(&self, _options: &ResolvedOptions) -> Result<()> {
         Ok(())
     }
-
-    async fn infer_schema(&self, _options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
-        Ok(None)
-    }
 }
 
 #[async_trait::async_trait]

@@ -113,10 +113,6 @@ impl Connector for Nexmark {
         }))
     }
 
-    async fn check_connection(&self, options: &ResolvedOptions) -> Result<()> {
-        OptionReader::for_connection(&self.describe(), options).map(|_| ())
-    }
-
     async fn infer_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
         OptionReader::for_table(&self.describe(), options)?;
         Ok(Some(columns::schema()))

@@ -82,10 +82,6 @@ impl Connector for SingleFile {
         }))
     }
 
-    async fn check_connection(&self, options: &ResolvedOptions) -> Result<()> {
-        OptionReader::for_connection(&self.describe(), options).map(|_| ())
-    }
-
     async fn infer_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
         let description = self.describe();
         let reader = OptionReader::for_table(&description, options)?;
