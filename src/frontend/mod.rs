@@ -8,6 +8,7 @@
 //! (with [`body`], [`pipeline_options`], [`relations`], [`system_views`]), [`response`]. [`context`] is what all sessions
 //! share; [`compiler`] is what the coordinator calls to compile a stored pipeline.
 
+mod bind;
 pub mod body;
 pub mod bounded_tables;
 pub mod compiler;

@@ -21,7 +21,8 @@ use super::reply::ReplyWriter;
 use super::sql_session::{Login, SessionFactory, SqlSession};
 use super::startup::{ALPN_POSTGRES, BoxedSocket, Opening, Startup, open};
 use crate::config::TlsFiles;
-use crate::error::{Blame, ErrorReport, Report, SqlState};
+use crate::error::{ErrorReport, Report, SqlState};
+use crate::frontend::bind::bind;
 use crate::frontend::tls::{self, Tls};
 
 /// How to listen.
@@ -74,12 +75,7 @@ impl PgListener {
             .as_ref()
             .map(|files| tls::load(files, ALPN_POSTGRES))
             .transpose()?;
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(|error| bind_error(config.listen, &error))?;
-        let address = listener
-            .local_addr()
-            .map_err(|error| bind_error(config.listen, &error))?;
+        let (listener, address) = bind(config.listen, "Postgres", "--sql-listen").await?;
         Ok(PgListener {
             listener,
             address,
@@ -139,18 +135,6 @@ impl PgListener {
             warn!(sessions = tasks.len(), "sessions did not end in time");
         }
     }
-}
-
-fn bind_error(address: SocketAddr, error: &std::io::Error) -> ErrorReport {
-    let mut report = ErrorReport::new(
-        SqlState::IO_ERROR,
-        format!("could not listen on {address} for Postgres clients: {error}"),
-    );
-    report.blame = Blame::External;
-    if error.kind() == std::io::ErrorKind::AddrInUse {
-        return report.with_hint("Another process uses this port; stop it, or choose another one with --sql-listen.");
-    }
-    report
 }
 
 struct Server<F> {

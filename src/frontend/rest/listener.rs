@@ -15,7 +15,8 @@ use super::backend::Backend;
 use super::guard::{Guard, Peer};
 use super::router;
 use crate::config::TlsFiles;
-use crate::error::{Blame, ErrorReport, SqlState};
+use crate::error::{ErrorReport, SqlState};
+use crate::frontend::bind::bind;
 use crate::frontend::tls::{self, Tls};
 use crate::metrics::Metrics;
 
@@ -76,12 +77,7 @@ impl RestListener {
             .as_ref()
             .map(|files| tls::load(files, ALPN_HTTP))
             .transpose()?;
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(|error| bind_error(config.listen, &error))?;
-        let address = listener
-            .local_addr()
-            .map_err(|error| bind_error(config.listen, &error))?;
+        let (listener, address) = bind(config.listen, "HTTP", "--http-listen").await?;
         Ok(RestListener {
             listener,
             address,
@@ -122,18 +118,6 @@ impl RestListener {
             () = too_late => warn!("requests did not end in time"),
         }
     }
-}
-
-fn bind_error(address: SocketAddr, error: &std::io::Error) -> ErrorReport {
-    let mut report = ErrorReport::new(
-        SqlState::IO_ERROR,
-        format!("could not listen on {address} for HTTP clients: {error}"),
-    );
-    report.blame = Blame::External;
-    if error.kind() == std::io::ErrorKind::AddrInUse {
-        return report.with_hint("Another process uses this port; stop it, or choose another one with --http-listen.");
-    }
-    report
 }
 
 /// Accepts and shakes hands, each client in a task of its own: a slow one holds nobody up.
