@@ -9,10 +9,11 @@ use crate::error::SqlState;
 use crate::frontend::error::{Error, Result};
 use crate::frontend::inline_tables;
 use crate::frontend::settings::values;
-use crate::frontend::sql::identifier::{fold, quote_qualified};
+use crate::frontend::sql::identifier::quote_qualified;
 use crate::frontend::sql::statement::{BodyStatement, BodyText, CreateTable, CreateView, InsertText, QueryText};
 use crate::ids::Oid;
 use crate::options::{RawOptionValue, RawOptions, normalize_name};
+use crate::planner::bind::names;
 use crate::planner::body::{Body, InsertStatement, PipelineBody};
 
 /// What the planner gets, and the settings that the body itself makes.
@@ -255,17 +256,8 @@ pub fn fresh_sinks(body: &Body, snapshot: &CatalogSnapshot, search_path: &[Strin
     };
     let mut sinks = Vec::new();
     for insert in inserts {
-        let parts: Vec<String> = insert
-            .target
-            .0
-            .iter()
-            .filter_map(ast::ObjectNamePart::as_ident)
-            .map(fold)
-            .collect();
-        let name = match parts.as_slice() {
-            [.., schema, name] => QualifiedName::new(schema.clone(), name.clone()),
-            [name] => QualifiedName::unqualified(name.clone()),
-            [] => continue,
+        let Some(name) = names::qualified(&insert.target) else {
+            continue;
         };
         let Some(Object::Table(table)) = snapshot.resolve_relation(&name, search_path) else {
             continue;

@@ -10,12 +10,12 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::catalog::objects::{Object, Table};
-use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
+use crate::catalog::snapshot::CatalogSnapshot;
 use crate::error::SqlState;
 use crate::frontend::body::new_header;
 use crate::frontend::error::{Error, Result};
-use crate::frontend::sql::identifier::fold;
 use crate::options::{RawOptionValue, RawOptions, normalize_name};
+use crate::planner::bind::names;
 
 /// Whether a query has such options anywhere.
 pub fn has_any(query: &ast::Query) -> bool {
@@ -74,17 +74,7 @@ impl VisitorMut for Taker<'_> {
 
 impl Taker<'_> {
     fn table(&mut self, name: &ast::ObjectName, options: RawOptions) -> Result<()> {
-        let parts: Vec<String> = name
-            .0
-            .iter()
-            .filter_map(ast::ObjectNamePart::as_ident)
-            .map(fold)
-            .collect();
-        let name = match parts.as_slice() {
-            [.., schema, name] => QualifiedName::new(schema.clone(), name.clone()),
-            [name] => QualifiedName::unqualified(name.clone()),
-            [] => return Err(Error::Internal("a table without a name".to_owned())),
-        };
+        let name = names::qualified(name).ok_or_else(|| Error::Internal("a table without a name".to_owned()))?;
         let table = match self.snapshot.resolve_relation(&name, self.search_path) {
             Some(Object::Table(table)) => {
                 let mut table = table.clone();

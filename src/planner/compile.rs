@@ -6,10 +6,10 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF};
 use datafusion::scalar::ScalarValue;
-use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Ident, LimitClause, ObjectNamePart, Query, Spanned, Value};
+use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, Ident, LimitClause, Query, Spanned, Value};
 
 use crate::catalog::objects::{self, ColumnKind, Object, Table};
-use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
+use crate::catalog::snapshot::CatalogSnapshot;
 use crate::engine::graph::EmitMode;
 use crate::error::{ErrorReport, SqlState, nearest};
 use crate::ids::Oid;
@@ -231,18 +231,7 @@ fn weak_guarantee(target: &SinkTarget) -> Option<Notice> {
 }
 
 fn sink_table<'a>(binder: &Binder<'a>, insert: &InsertStatement) -> Result<&'a Table> {
-    let parts: Vec<String> = insert
-        .target
-        .0
-        .iter()
-        .filter_map(ObjectNamePart::as_ident)
-        .map(names::folded)
-        .collect();
-    let name = match parts.as_slice() {
-        [.., schema, name] => QualifiedName::new(schema.clone(), name.clone()),
-        [name] => QualifiedName::unqualified(name.clone()),
-        [] => return Err(Error::Internal("an INSERT without a target".into())),
-    };
+    let name = names::qualified(&insert.target).ok_or_else(|| Error::Internal("an INSERT without a target".into()))?;
     match binder.find(&name) {
         Some(Object::Table(table)) => {
             binder.note_dependency(table.header.oid);
@@ -265,7 +254,7 @@ fn sink_table<'a>(binder: &Binder<'a>, insert: &InsertStatement) -> Result<&'a T
             Err(Error::Undefined {
                 kind: Undefined::Relation,
                 hint: nearest(&name.name, tables).map(|near| format!("Perhaps you meant \"{near}\".")),
-                name: parts.join("."),
+                name: name.to_string(),
                 position: None,
             })
         }

@@ -1,7 +1,9 @@
 //! Values of settings: checked, and printed as Postgres prints them.
 
 use std::str::FromStr;
+use std::time::Duration;
 
+use crate::error::SqlState;
 use crate::frontend::error::{Error, Result};
 use crate::frontend::settings::definitions::{Definition, Kind};
 use crate::frontend::sql::identifier::quote;
@@ -67,6 +69,18 @@ pub fn read(definition: &Definition, value: &str) -> Result<String> {
         }
         Kind::Memory => Ok(value.to_owned()),
     }
+}
+
+/// The TIMEOUT of a statement.
+pub fn timeout(text: &str) -> Result<Duration> {
+    let milliseconds = milliseconds(text).ok_or_else(|| {
+        Error::user_with_hint(
+            SqlState::INVALID_PARAMETER_VALUE,
+            format!("invalid timeout: \"{text}\""),
+            "Write it as '5 seconds', '250 ms' or '1:30:00'.",
+        )
+    })?;
+    Ok(Duration::from_millis(milliseconds))
 }
 
 /// `5s`, `5 s`, `1 hour 30 minutes`, `250` (milliseconds), `01:30:00`.

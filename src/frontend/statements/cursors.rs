@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -103,15 +102,7 @@ pub async fn declare(session: &mut Session, declare: &Declare, source: &str) -> 
 pub async fn fetch(session: &mut Session, fetch: &Fetch) -> Result<Response> {
     let deadline = match &fetch.timeout {
         None => None,
-        Some(text) => {
-            let milliseconds = values::milliseconds(text).ok_or_else(|| {
-                Error::user(
-                    SqlState::INVALID_PARAMETER_VALUE,
-                    format!("invalid timeout: \"{text}\""),
-                )
-            })?;
-            Some(Instant::now() + Duration::from_millis(milliseconds))
-        }
+        Some(text) => Some(Instant::now() + values::timeout(text)?),
     };
     let Some(cursor) = session.cursors.0.get_mut(&fetch.cursor) else {
         return Err(undefined(&fetch.cursor));

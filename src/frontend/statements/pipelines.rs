@@ -142,13 +142,7 @@ pub async fn wait(session: &mut Session, wait: &WaitForPipeline) -> Result<Respo
     match &wait.timeout {
         None => waiting.await?,
         Some(text) => {
-            let milliseconds = values::milliseconds(text).ok_or_else(|| {
-                Error::user(
-                    SqlState::INVALID_PARAMETER_VALUE,
-                    format!("invalid timeout: \"{text}\""),
-                )
-            })?;
-            tokio::time::timeout(Duration::from_millis(milliseconds), waiting)
+            tokio::time::timeout(values::timeout(text)?, waiting)
                 .await
                 .map_err(|_| timed_out(&pipeline))??;
         }

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast;
 use futures::StreamExt;
 
 use crate::catalog::objects::Object;
-use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
+use crate::catalog::snapshot::CatalogSnapshot;
 use crate::engine::coordinator::foreground::ForegroundJob;
 use crate::engine::message::Weights;
 use crate::error::{ErrorReport, Report, SqlState};
@@ -22,13 +22,13 @@ use crate::frontend::parameter::Parameter;
 use crate::frontend::relations::SessionRelations;
 use crate::frontend::response::{Description, Response, Rows, RowsTag};
 use crate::frontend::session::Session;
-use crate::frontend::sql::identifier::fold;
 use crate::frontend::sql::placeholders;
 use crate::frontend::sql::statement::QueryText;
 use crate::frontend::statements::create_pipeline::{tell_notices, warn_of_missing_input};
 use crate::frontend::statements::query_kind::{can_be_read_to_the_end, kind_of, reads_streams, scans};
 use crate::ids::Oid;
 use crate::planner::batch::{self, Classification};
+use crate::planner::bind::names;
 use crate::planner::bind::positions::SourceText;
 use crate::planner::compiled::{Compiled, Target};
 use crate::planner::parameters::infer_parameter_types;
@@ -139,6 +139,17 @@ pub(crate) async fn wait_for_results(session: &Session, pipelines: &[Oid]) {
 
 /// Pipelines that keep a result and that a query reads, also through views.
 fn pipelines_read(query: &ast::Query, snapshot: &CatalogSnapshot, search_path: &[String]) -> Vec<Oid> {
+    let read = relations_read(query, snapshot, search_path).into_iter();
+    let kept = read.filter(|object| matches!(object, Object::Pipeline(pipeline) if !pipeline.columns.is_empty()));
+    kept.map(Object::oid).collect()
+}
+
+/// What a query reads, through views too; the views themselves are left out.
+pub(crate) fn relations_read<'a>(
+    query: &ast::Query,
+    snapshot: &'a CatalogSnapshot,
+    search_path: &[String],
+) -> Vec<&'a Object> {
     let mut found = Vec::new();
     let mut to_look_at = named_relations(query, snapshot, search_path);
     let mut seen = Vec::new();
@@ -148,9 +159,9 @@ fn pipelines_read(query: &ast::Query, snapshot: &CatalogSnapshot, search_path: &
         }
         seen.push(oid);
         match snapshot.get(oid) {
-            Some(Object::Pipeline(pipeline)) if !pipeline.columns.is_empty() => found.push(oid),
             Some(Object::View(_)) => to_look_at.extend(snapshot.dependencies(oid)),
-            _ => {}
+            Some(object) => found.push(object),
+            None => {}
         }
     }
     found
@@ -247,16 +258,8 @@ pub(crate) fn plan_columns(session: &Session, query: &QueryText, source: &str) -
 pub(crate) fn named_relations(query: &ast::Query, snapshot: &CatalogSnapshot, search_path: &[String]) -> Vec<Oid> {
     let mut oids = Vec::new();
     let _: ControlFlow<()> = ast::visit_relations(query, |relation| {
-        let parts: Vec<String> = relation
-            .0
-            .iter()
-            .filter_map(ast::ObjectNamePart::as_ident)
-            .map(fold)
-            .collect();
-        let name = match parts.as_slice() {
-            [.., schema, name] => QualifiedName::new(schema.clone(), name.clone()),
-            [name] => QualifiedName::unqualified(name.clone()),
-            [] => return ControlFlow::Continue(()),
+        let Some(name) = names::qualified(relation) else {
+            return ControlFlow::Continue(());
         };
         if let Some(object) = snapshot.resolve_relation(&name, search_path)
             && !oids.contains(&object.oid())

@@ -12,7 +12,7 @@ use crate::frontend::bounded_tables::{bounded_table, scan_graph};
 use crate::frontend::inline_tables;
 use crate::frontend::session::Session;
 use crate::frontend::sql::statement::QueryText;
-use crate::frontend::statements::query::{compile_foreground, named_relations};
+use crate::frontend::statements::query::{compile_foreground, relations_read};
 use crate::planner::batch::{Classification, classify};
 
 /// Whether the query reads connected tables.
@@ -64,19 +64,10 @@ pub(crate) fn scans(session: &Session, query: &ast::Query) -> Vec<JobGraph> {
 /// Those that the query names, also through views.
 fn connected_tables(session: &Session, query: &ast::Query) -> Vec<Table> {
     let snapshot = session.snapshot();
-    let mut found = Vec::new();
-    let mut to_look_at = named_relations(query, &snapshot, &session.search_path());
-    let mut seen = Vec::new();
-    while let Some(oid) = to_look_at.pop() {
-        if seen.contains(&oid) {
-            continue;
-        }
-        seen.push(oid);
-        match snapshot.get(oid) {
-            Some(Object::Table(table)) => found.push(table.clone()),
-            Some(Object::View(_)) => to_look_at.extend(snapshot.dependencies(oid)),
-            _ => {}
-        }
-    }
-    found
+    let read = relations_read(query, &snapshot, &session.search_path()).into_iter();
+    let tables = read.filter_map(|object| match object {
+        Object::Table(table) => Some(table.clone()),
+        _ => None,
+    });
+    tables.collect()
 }

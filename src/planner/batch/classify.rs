@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{ObjectName, ObjectNamePart, Query, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::{ObjectName, Query, Visit, Visitor};
 
 use crate::catalog::objects::Object;
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
@@ -49,17 +49,7 @@ impl Visitor for Relations {
     }
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
-        let parts: Vec<String> = relation
-            .0
-            .iter()
-            .filter_map(ObjectNamePart::as_ident)
-            .map(names::folded)
-            .collect();
-        match parts.as_slice() {
-            [.., schema, name] => self.names.push(QualifiedName::new(schema.clone(), name.clone())),
-            [name] => self.names.push(QualifiedName::unqualified(name.clone())),
-            [] => {}
-        }
+        self.names.extend(names::qualified(relation));
         ControlFlow::Continue(())
     }
 }

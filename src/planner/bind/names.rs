@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, CastKind, Expr, FunctionArguments, Ident, ObjectName, Query, Select, SelectItem, SetExpr, Subscript,
-    TrimWhereField,
+    AccessExpr, CastKind, Expr, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem,
+    SetExpr, Subscript, TrimWhereField,
 };
 
+use crate::catalog::snapshot::QualifiedName;
 use crate::types::{self, SqlType};
 
 /// Stands between a repeated name and its number.
@@ -83,6 +84,16 @@ pub fn folded(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
         None => ident.value.to_lowercase(),
+    }
+}
+
+/// A relation's name as Postgres reads it; of more parts than two the last two. `None`: it has none.
+pub fn qualified(name: &ObjectName) -> Option<QualifiedName> {
+    let parts: Vec<String> = name.0.iter().filter_map(ObjectNamePart::as_ident).map(folded).collect();
+    match parts.as_slice() {
+        [.., schema, name] => Some(QualifiedName::new(schema.clone(), name.clone())),
+        [name] => Some(QualifiedName::unqualified(name.clone())),
+        [] => None,
     }
 }
 
