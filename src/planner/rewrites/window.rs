@@ -483,9 +483,12 @@ const WINDOWS_OF_A_ROW_MAX: i64 = 100_000;
 
 fn hop(slide_micros: i64, size_micros: i64) -> Result<WindowSpec> {
     if size_micros / slide_micros > WINDOWS_OF_A_ROW_MAX {
-        return Err(Error::query(
-            SqlState::INVALID_PARAMETER_VALUE,
-            format!("a HOP of more than {WINDOWS_OF_A_ROW_MAX} windows over each row is not supported"),
+        return Err(Error::Query(
+            ErrorReport::new(
+                SqlState::INVALID_PARAMETER_VALUE,
+                format!("a HOP of more than {WINDOWS_OF_A_ROW_MAX} windows over each row is not supported"),
+            )
+            .with_hint("The slide comes first: HOP(slide, size)."),
         ));
     }
     Ok(if slide_micros == size_micros {
