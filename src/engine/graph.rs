@@ -103,8 +103,6 @@ pub struct SourceSpec {
     pub event_time: Option<EventTimeSpec>,
     /// Columns of the output schema over the physical schema (generated columns, casts); `None` = as delivered.
     pub projection: Option<Vec<Arc<dyn PhysicalExpr>>>,
-    /// Rows that the query wants, over the physical schema, applied after event time and watermark were taken.
-    pub filter: Option<Arc<dyn PhysicalExpr>>,
 }
 
 #[derive(Clone, Debug)]

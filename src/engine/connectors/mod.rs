@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
+use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::SchemaRef;
 
 use crate::clock::Clock;
@@ -83,6 +84,11 @@ pub trait ConnectorTable: Send + Sync + fmt::Debug {
     /// Whether a source ends by itself.
     fn bounded(&self) -> bool {
         false
+    }
+
+    /// Whether a source only adds rows. One that also takes rows away answers [`SourcePoll::Changes`].
+    fn append_only(&self) -> bool {
+        true
     }
 
     /// The most subtasks that may write; `Some(1)` for a single file.
@@ -217,6 +223,13 @@ pub enum SourcePoll {
     Rows {
         split: usize,
         rows: RecordBatch,
+    },
+    /// Rows that came (+1) and went (-1), a weight a row; only of tables that are not
+    /// [`append_only`](ConnectorTable::append_only).
+    Changes {
+        split: usize,
+        rows: RecordBatch,
+        weights: ScalarBuffer<i64>,
     },
     /// Nothing now: wait for the waker, or until the given time.
     Pending(Option<Instant>),

@@ -167,6 +167,7 @@ pub fn read(source: &mut dyn Source, rows_each_poll: usize, rows_wanted: usize) 
     while rows.len() < rows_wanted {
         match source.poll(rows_each_poll).unwrap() {
             SourcePoll::Rows { rows: batch, .. } => rows.extend(texts(batch)),
+            SourcePoll::Changes { .. } => panic!("changes of a table that only adds rows"),
             SourcePoll::Pending(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
             SourcePoll::SplitFinished { .. } => {}
             SourcePoll::Finished => break,

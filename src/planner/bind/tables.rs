@@ -46,6 +46,8 @@ pub struct StreamTable {
     pub event_time: Option<EventTime>,
     /// Which declared column is the event time, when one is.
     pub event_time_column: Option<usize>,
+    /// Declared columns that identify a row at any moment, when the table keeps that promise itself.
+    pub unique_key: Option<Vec<usize>>,
 }
 
 #[derive(Clone, Debug)]
@@ -118,6 +120,7 @@ pub fn source(binder: &Binder<'_>, table: &Table) -> Result<StreamTable> {
         columns,
         event_time,
         event_time_column,
+        unique_key: None,
     })
 }
 

@@ -121,8 +121,11 @@ impl Lowering {
         let schema = super::typed(&projection, &physical_schema, &planned);
         let shape = StreamShape {
             schema,
-            append_only: true,
-            unique_key: None,
+            append_only: table.table.append_only(),
+            unique_key: table.unique_key.as_ref().and_then(|key| {
+                let place = |column| delivered.keys().position(|delivered| delivered == column);
+                key.iter().map(place).collect()
+            }),
             event_time: event_time.is_some(),
         };
         let names: Vec<String> = delivered
@@ -138,7 +141,6 @@ impl Lowering {
                 physical_schema,
                 event_time,
                 projection: (!as_delivered).then_some(projection),
-                filter: None,
             }),
             description,
             // Offsets outlive a change of the columns that are read.

@@ -450,7 +450,6 @@ impl GraphBuilder {
             physical_schema: number_schema(),
             event_time: None,
             projection: None,
-            filter: None,
         };
         self.add(id, OperatorSpec::Source(spec), &[], shape(&["key", "number"], true))
     }
