@@ -24,6 +24,7 @@ use crate::engine::error::Error;
 use crate::engine::exchange::watermark::{Advance, WatermarkMerge};
 use crate::engine::graph::{EventTimeExpr, EventTimeSpec, SourceSpec};
 use crate::engine::message::{Barrier, CHUNK_ROWS_TARGET, Chunk, Watermark, Weights};
+use crate::engine::results::history::PinnedInput;
 use crate::state::table::{Distribution, OP_PUT, StateReader, TableKind, TableWrite, leading_fields};
 
 /// The table of a source's offsets and watermarks.
@@ -48,11 +49,15 @@ pub enum HeadItem {
 
 /// Where a source stands, ready for a checkpoint.
 #[derive(Debug)]
-pub struct SourceOffsets(TableWrite);
+pub struct SourceOffsets {
+    table: TableWrite,
+    /// What the offsets refer to of other pipelines.
+    pub inputs: Vec<PinnedInput>,
+}
 
 impl SourceOffsets {
     pub fn into_table(self) -> TableWrite {
-        self.0
+        self.table
     }
 }
 
@@ -217,9 +222,9 @@ impl SourceHead {
         self.barriers.push_back(barrier);
     }
 
-    /// Whether the source had nothing more when it was last asked.
+    /// Whether the source had nothing more when it was last asked, and knows of nothing that has come since.
     pub fn is_caught_up(&self) -> bool {
-        self.caught_up
+        self.caught_up && !self.source.is_behind()
     }
 
     pub fn bytes_read(&self) -> u64 {
@@ -442,14 +447,16 @@ impl SourceHead {
             Arc::new(watermarks.collect::<Int64Array>()),
             Arc::new(finished.map(Some).collect::<BooleanArray>()),
         ];
-        Ok(SourceOffsets(TableWrite {
+        let table = TableWrite {
             table: OFFSETS_TABLE,
             kind: TableKind::GlobalKeyed,
             distribution: Distribution::Broadcast,
             rebased: None,
             expired_before: None,
             rows: vec![RecordBatch::try_new(offsets_schema(), columns)?],
-        }))
+        };
+        let inputs = self.source.inputs();
+        Ok(SourceOffsets { table, inputs })
     }
 }
 

@@ -308,6 +308,7 @@ impl DriverParts {
                 spec.table.common().bad_data,
                 Arc::clone(&context.clock),
             ),
+            results: Arc::clone(&context.results),
         })
     }
 

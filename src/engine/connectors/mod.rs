@@ -32,6 +32,7 @@ use crate::engine::connectors::options::{CommonOptions, OptionReader};
 use crate::engine::error::Error;
 use crate::engine::graph::SinkChangelog;
 use crate::engine::message::Chunk;
+use crate::engine::results::history::{PinnedInput, ResultHistory};
 use crate::ids::{Epoch, SubtaskIndex};
 use crate::options::ResolvedOptions;
 
@@ -180,6 +181,8 @@ pub struct SourceContext {
     pub waker: Arc<dyn Wake>,
     pub clock: Arc<dyn Clock>,
     pub bad_rows: Arc<dyn BadRowHandler>,
+    /// Of the pipelines of this server.
+    pub results: Arc<dyn ResultHistory>,
 }
 
 /// Wakes the shard that runs a source or a sink; cheap, callable from any thread.
@@ -211,6 +214,16 @@ pub trait Source: Send {
 
     /// Where each split of this subtask stands after what `poll` returned so far: the next row to read.
     fn offsets(&self) -> Vec<SplitOffset>;
+
+    /// Epochs of other pipelines' results without which `offsets` would mean nothing.
+    fn inputs(&self) -> Vec<PinnedInput> {
+        Vec::new()
+    }
+
+    /// It answered `Pending` although it knows of more.
+    fn is_behind(&self) -> bool {
+        false
+    }
 
     /// Bytes taken from outside so far, for metrics.
     fn bytes_read(&self) -> u64 {

@@ -110,6 +110,7 @@ impl Bench {
             waker: Arc::new(NobodyToWake),
             clock: Arc::new(self.clock.clone()),
             bad_rows: Arc::clone(&self.bad_rows) as Arc<dyn BadRowHandler>,
+            results: Arc::new(crate::engine::results::history::NoHistory),
         }
     }
 

@@ -13,8 +13,9 @@ use datafusion::logical_expr::{Expr, ExprSchemable, Operator, TableSource, binar
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::planner::PlannerContext;
 
-use crate::catalog::objects::{self, ColumnKind, Table};
+use crate::catalog::objects::{self, ColumnKind, Pipeline, Table};
 use crate::engine::connectors::{self, ConnectorTable, Direction, METADATA_FIELD};
+use crate::engine::results::follow::FollowedResult;
 use crate::error::{ErrorReport, Report, SqlState, nearest};
 use crate::ids::Oid;
 use crate::options::ResolvedOptions;
@@ -121,6 +122,45 @@ pub fn source(binder: &Binder<'_>, table: &Table) -> Result<StreamTable> {
         event_time,
         event_time_column,
         unique_key: None,
+    })
+}
+
+/// The kept result of another pipeline as a source.
+pub fn result(pipeline: &Pipeline) -> Result<StreamTable> {
+    let field = |(name, sql_type): &(String, String)| {
+        let sql_type = crate::types::parse(sql_type).map_err(Error::Table)?;
+        Ok(sql_type.to_arrow_field(name, true))
+    };
+    let schema: SchemaRef = Arc::new(Schema::new(
+        pipeline.columns.iter().map(field).collect::<Result<Vec<_>>>()?,
+    ));
+    let header = &pipeline.header;
+    let name = match &header.schema {
+        Some(schema) => format!("{schema}.{}", header.name),
+        None => header.name.clone(),
+    };
+    let place = |key: &String| schema.index_of(key).ok();
+    let key: Option<Vec<usize>> = pipeline.unique_key.iter().map(place).collect();
+    Ok(StreamTable {
+        oid: header.oid,
+        table: Arc::new(FollowedResult {
+            pipeline: header.oid,
+            name: name.clone(),
+            schema: Arc::clone(&schema),
+            append_only: pipeline.append_only,
+            bounded: pipeline.bounded,
+        }),
+        name,
+        columns: schema
+            .fields()
+            .iter()
+            .map(|field| Expr::Column(Column::new_unqualified(field.name())))
+            .collect(),
+        connector_schema: Arc::clone(&schema),
+        schema,
+        event_time: None,
+        event_time_column: None,
+        unique_key: key.filter(|key| !key.is_empty()),
     })
 }
 

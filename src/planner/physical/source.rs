@@ -99,11 +99,8 @@ impl Lowering {
                 .collect::<Vec<_>>(),
         ));
         let over = DFSchema::try_from(physical_schema.as_ref().clone()).map_err(|error| SourceText("").error(error))?;
-        let event_time = table
-            .event_time
-            .as_ref()
-            .map(|spec| event_time(spec, &over))
-            .transpose()?;
+        let event_time = table.event_time.as_ref().map(|spec| event_time(spec, &over));
+        let event_time = event_time.transpose()?;
         let projection = delivered
             .keys()
             .map(|&column| physical_expression(&table.columns[column], &over))
@@ -122,10 +119,7 @@ impl Lowering {
         let shape = StreamShape {
             schema,
             append_only: table.table.append_only(),
-            unique_key: table.unique_key.as_ref().and_then(|key| {
-                let place = |column| delivered.keys().position(|delivered| delivered == column);
-                key.iter().map(place).collect()
-            }),
+            unique_key: unique_key(table, delivered),
             event_time: event_time.is_some(),
         };
         let names: Vec<String> = delivered
@@ -162,6 +156,12 @@ impl Lowering {
             times,
         })
     }
+}
+
+/// When all its columns are read.
+fn unique_key(table: &StreamTable, delivered: &Accesses) -> Option<Vec<usize>> {
+    let place = |column: &usize| delivered.keys().position(|delivered| delivered == column);
+    table.unique_key.as_ref()?.iter().map(place).collect()
 }
 
 fn known_times(table: &StreamTable, delivered: &Accesses, schema: &Schema) -> TimeFacts {
