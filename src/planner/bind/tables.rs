@@ -24,6 +24,7 @@ use crate::planner::bind::positions::SourceText;
 use crate::planner::bind::syntax;
 use crate::planner::dialect;
 use crate::planner::error::{Error, Result};
+use crate::planner::functions::checked_arithmetic::checked_expression;
 use crate::types;
 
 /// A split without rows for this long stops holding back others, unless the table says otherwise.
@@ -360,7 +361,8 @@ pub fn expression_over(binder: &Binder<'_>, text: &str, schema: &Schema) -> Resu
         let coerced = simplifier
             .coerce(expression, &schema)
             .map_err(|error| source.error(error))?;
-        simplifier.simplify(coerced).map_err(|error| source.error(error))
+        let checked = checked_expression(coerced, &schema).map_err(|error| source.error(error))?;
+        simplifier.simplify(checked).map_err(|error| source.error(error))
     };
     // Positions in the table's definition mean nothing to whoever uses the table.
     plan().map_err(Error::nowhere)

@@ -31,9 +31,11 @@ use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{Analyzer, Optimizer, OptimizerConfig, OptimizerContext, OptimizerRule};
 
+use crate::planner::functions::checked_arithmetic::checked;
+
 /// Settles types, then simplifies.
 pub fn optimize(plan: LogicalPlan, options: &ConfigOptions) -> Result<LogicalPlan> {
-    let analyzed = Analyzer::new().execute_and_check(plan, options, |_, _| {})?;
+    let analyzed = checked(Analyzer::new().execute_and_check(plan, options, |_, _| {})?)?;
     // Without a start time `now()` is left alone instead of frozen.
     let mut options = options.clone();
     // There is nothing that could run a subquery by itself: all become joins.
