@@ -14,6 +14,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::engine::connectors::ConnectorTable;
 use crate::engine::join_spec::JoinSpec;
+use crate::engine::top_n_spec::TopNSpec;
 use crate::ids::OperatorId;
 
 #[derive(Clone, Debug)]
@@ -81,6 +82,7 @@ pub enum OperatorSpec {
     Unnest(UnnestSpec),
     Union,
     Join(Box<JoinSpec>),
+    TopN(TopNSpec),
     WindowAggregate(WindowAggregateSpec),
     UpdatingAggregate(AggregateSpec),
     /// Keeps the result readable by SELECT and SUBSCRIBE.
@@ -274,6 +276,7 @@ impl OperatorSpec {
             OperatorSpec::Unnest(_) => "unnest",
             OperatorSpec::Union => "union",
             OperatorSpec::Join(spec) => spec.name(),
+            OperatorSpec::TopN(_) => "top_n",
             OperatorSpec::WindowAggregate(_) => "window_aggregate",
             OperatorSpec::UpdatingAggregate(_) => "updating_aggregate",
             OperatorSpec::Materialize(_) => "materialize",

@@ -10,6 +10,7 @@ mod join_bound;
 mod output;
 mod source;
 mod times;
+mod top_n;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +20,9 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{EmptyRelation, Expr, Filter, LogicalPlan, Projection, Union, Unnest, Values};
+use datafusion::logical_expr::{
+    EmptyRelation, Expr, Extension, Filter, LogicalPlan, Projection, Union, Unnest, Values,
+};
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
@@ -28,6 +31,8 @@ use crate::planner::bind::positions::SourceText;
 use crate::planner::compiled::Notice;
 use crate::planner::error::{Error, Result};
 use crate::planner::graph::{GraphBuilder, NewNode, expression_fingerprint};
+use crate::planner::rewrites::top_n::is_ranking;
+use crate::planner::rewrites::top_n_node::TopNNode;
 use crate::planner::rewrites::window_node::WindowAggregateNode;
 
 pub use times::TimeFacts;
@@ -84,12 +89,20 @@ impl Lowering {
             LogicalPlan::Values(values) => self.values(values),
             LogicalPlan::EmptyRelation(empty) => self.empty(empty),
             LogicalPlan::Aggregate(aggregate) => self.updating_aggregate(aggregate),
-            LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<WindowAggregateNode>() {
-                Some(node) => self.window_aggregate(node),
-                None => Err(Error::Internal(format!("an unknown node {}", extension.node.name()))),
-            },
+            LogicalPlan::Extension(extension) => self.extension(extension),
             other => Err(not_continuous(other)),
         }
+    }
+
+    fn extension(&mut self, extension: &Extension) -> Result<Stream> {
+        let node = extension.node.as_any();
+        if let Some(node) = node.downcast_ref::<WindowAggregateNode>() {
+            return self.window_aggregate(node);
+        }
+        if let Some(node) = node.downcast_ref::<TopNNode>() {
+            return self.top_n(node);
+        }
+        Err(Error::Internal(format!("an unknown node {}", extension.node.name())))
     }
 
     fn projection(&mut self, projection: &Projection) -> Result<Stream> {
@@ -402,16 +415,16 @@ fn not_continuous(plan: &LogicalPlan) -> Error {
             "Order when you read: SELECT .. FROM the pipeline ORDER BY ..",
         ),
         LogicalPlan::Limit(_) => (
-            "LIMIT is not supported in a pipeline",
-            "Give LIMIT when you read: SELECT .. FROM the pipeline LIMIT n.",
+            "LIMIT in a subquery that depends on the query around it is not supported in a continuous query",
+            "Rank the rows of each key: ROW_NUMBER() OVER (PARTITION BY key ORDER BY ..) in a subquery, <= n around it.",
+        ),
+        LogicalPlan::Window(window) if is_ranking(window) => (
+            "a rank without a constant upper bound is not supported in a continuous query",
+            "Keep the first rows only, in the query around it: WHERE rank <= 10; or rank when you read from the pipeline.",
         ),
         LogicalPlan::Window(_) => (
             "OVER in a continuous query is not supported",
             "Use OVER when you read from the pipeline, or aggregate by TUMBLE windows.",
-        ),
-        LogicalPlan::Distinct(_) => (
-            "DISTINCT ON in a continuous query is not supported",
-            "GROUP BY the columns with first_value(..) or last_value(..) instead.",
         ),
         LogicalPlan::RecursiveQuery(_) => (
             "WITH RECURSIVE in a continuous query is not supported",

@@ -2,6 +2,8 @@
 //! unbounded input run. Nothing here knows of operators or parallelism.
 
 pub mod join;
+pub mod top_n;
+pub mod top_n_node;
 pub mod window;
 pub mod window_node;
 

@@ -271,12 +271,19 @@ fn window_use(expr: &Expr, input: &LogicalPlan) -> Result<Option<WindowUse>> {
     }
 }
 
-/// The side of a join that a column comes from, and what it is there.
+/// The side of a join, or the input of a ranking, that a column comes from, and what it is there.
 fn joined_side<'a>(column: &Column, plan: &'a LogicalPlan) -> Option<(Column, &'a LogicalPlan)> {
-    let LogicalPlan::Join(join) = plan else {
-        return None;
-    };
     let index = plan.schema().maybe_index_of_column(column)?;
+    let join = match plan {
+        LogicalPlan::Join(join) => join,
+        // Ranked rows, which may have lost their event time.
+        LogicalPlan::Window(ranking) => {
+            let known = index < ranking.input.schema().fields().len();
+            let below = || Column::from(ranking.input.schema().qualified_field(index));
+            return known.then(|| (below(), ranking.input.as_ref()));
+        }
+        _ => return None,
+    };
     let left = join.left.schema().fields().len();
     let (side, index) = match join.join_type {
         JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => (&join.right, index),

@@ -9,5 +9,7 @@ mod numbers;
 mod oracle;
 mod partial;
 mod stateless;
+mod top_n;
+mod top_n_oracle;
 mod updating;
 mod windows;
