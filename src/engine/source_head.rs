@@ -257,6 +257,8 @@ impl SourceHead {
                 Some(Instant::now())
             }
             SourcePoll::SplitFinished { split } => {
+                // The next poll may say that the source has ended, too: until then it is not idle.
+                self.caught_up = false;
                 self.know_splits(split + 1);
                 let advance = self.watermarks.finish(split);
                 self.advance(advance);
@@ -599,6 +601,19 @@ mod tests {
         let mut head = head(2, polls, time(60_000, None), &SavedSplits::default());
         assert_eq!(drain(&mut head), ["d3", "d1", "w5", "d2", "w30", "end"]);
         assert_eq!(drain(&mut head), [""; 0], "the end is said once");
+    }
+
+    #[test]
+    fn a_source_that_waited_before_it_ended_is_not_idle() {
+        // What it holds may be older than what others have: idle, it would no longer hold them back.
+        let polls = vec![
+            rows(0, &[Some(5)]),
+            SourcePoll::Pending(Some(Instant::now())),
+            SourcePoll::SplitFinished { split: 0 },
+            SourcePoll::Finished,
+        ];
+        let mut head = head(1, polls, time(60_000, None), &SavedSplits::default());
+        assert_eq!(drain(&mut head), ["d1", "w5", "end"]);
     }
 
     #[test]
