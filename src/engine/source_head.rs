@@ -263,6 +263,8 @@ impl SourceHead {
                 Some(Instant::now())
             }
             SourcePoll::SplitFinished { split } => {
+                // The next poll may say that the source has ended, too: until then it is not idle.
+                self.caught_up = false;
                 self.know_splits(split + 1);
                 let advance = self.watermarks.finish(split);
                 self.advance(advance);
@@ -600,6 +602,19 @@ mod tests {
             panic!("no rows");
         };
         assert_eq!([chunk.weight(0), chunk.weight(1)], [-1, 1]);
+    }
+
+    #[test]
+    fn a_source_that_waited_before_it_ended_is_not_idle() {
+        // What it holds may be older than what others have: idle, it would no longer hold them back.
+        let polls = vec![
+            rows(0, &[Some(5)]),
+            SourcePoll::Pending(Some(Instant::now())),
+            SourcePoll::SplitFinished { split: 0 },
+            SourcePoll::Finished,
+        ];
+        let mut head = head(1, polls, time(60_000, None), &SavedSplits::default());
+        assert_eq!(drain(&mut head), ["d1", "w5", "end"]);
     }
 
     #[test]

@@ -243,11 +243,7 @@ impl Lowering {
             // Rows without a time beside rows with one would be late or early at random.
             event_time: !inputs.is_empty() && inputs.iter().all(|input| input.shape.event_time),
         };
-        let parallelism = inputs
-            .iter()
-            .map(|input| self.builder.node(input.node).parallelism)
-            .max()
-            .unwrap_or(1);
+        let parallelism = self.width_of_union(&inputs);
         let bounded = inputs.iter().all(|input| input.bounded);
         let times = inputs
             .iter()
@@ -256,7 +252,7 @@ impl Lowering {
         let mut edges: Vec<GraphEdge> = Vec::with_capacity(inputs.len());
         for input in &inputs {
             let from = self.once(input, &edges);
-            edges.push(self.builder.forward(from, parallelism));
+            edges.push(self.builder.spread(from, parallelism));
         }
         let node = self.builder.add(NewNode {
             operator: OperatorSpec::Union,
@@ -275,6 +271,17 @@ impl Lowering {
             partition: None,
             times: times.unwrap_or_default(),
         })
+    }
+
+    /// As wide as its widest input, unless rows without columns would have to be spread, by which nothing can.
+    fn width_of_union(&self, inputs: &[Stream]) -> u32 {
+        let width = |input: &Stream| self.builder.node(input.node).parallelism;
+        let widest = inputs.iter().map(width).max().unwrap_or(1);
+        let spreads = inputs.iter().any(|input| width(input) != widest);
+        if spreads && inputs.iter().any(|input| input.shape.schema.fields().is_empty()) {
+            return 1;
+        }
+        widest
     }
 
     /// The node of `input`, behind a Project of its own when it is an input already: one node feeds a union once.

@@ -76,6 +76,9 @@ fn from_datafusion(error: DataFusionError) -> Error {
 }
 
 fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>> {
+    if let Some(distinct) = without_repeated_keys(aggregate).map_err(from_datafusion)? {
+        return windowed(&distinct, emit);
+    }
     let mut window: Option<WindowUse> = None;
     let mut uses = Vec::with_capacity(aggregate.group_expr.len());
     for expr in &aggregate.group_expr {
@@ -139,6 +142,20 @@ fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>
     .map_err(from_datafusion)?;
     node.bounds = bounds;
     projection_over(aggregate, &uses, node).map(Some)
+}
+
+/// `GROUP BY k, (k)`: the aggregate's columns hold k once, and so must its keys.
+fn without_repeated_keys(aggregate: &Aggregate) -> Result<Option<Aggregate>, DataFusionError> {
+    let mut keys: Vec<Expr> = Vec::with_capacity(aggregate.group_expr.len());
+    for key in &aggregate.group_expr {
+        if !keys.contains(key) {
+            keys.push(key.clone());
+        }
+    }
+    if keys.len() == aggregate.group_expr.len() {
+        return Ok(None);
+    }
+    Aggregate::try_new(Arc::clone(&aggregate.input), keys, aggregate.aggr_expr.clone()).map(Some)
 }
 
 /// How rows are put into the windows: those that are results of windows by these.
