@@ -12,6 +12,7 @@ use crate::catalog::change::{Applied, Change};
 use crate::catalog::objects::{Object, ObjectKind, Pipeline};
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
 use crate::engine::coordinator::StartRequest;
+use crate::engine::coordinator::kept_table::keeper;
 use crate::error::{ErrorReport, SqlState};
 use crate::frontend::context::{ServerContext, SessionInfo};
 use crate::frontend::error::{Error, Result};
@@ -357,12 +358,19 @@ async fn apply_changes(server: Arc<ServerContext>, changes: Vec<Change>) -> Resu
     let mut warnings = Vec::new();
     for dropped in &applied.dropped {
         server.results.remove(dropped.oid());
-        if let Object::Pipeline(pipeline) = dropped
-            && let Err(error) = server.coordinator.forget(pipeline).await
+        server.tables.remove(dropped.oid());
+        let owner = match dropped {
+            Object::Pipeline(pipeline) => Some(pipeline.clone()),
+            Object::Table(table) => keeper(table),
+            _ => None,
+        };
+        if let Some(owner) = owner
+            && let Err(error) = server.coordinator.forget(&owner).await
         {
             let message = format!(
-                "pipeline \"{}\" was dropped, but not all that it left could be removed",
-                pipeline.header.name
+                "{} \"{}\" was dropped, but not all that it left could be removed",
+                dropped.kind().word(),
+                owner.header.name
             );
             warnings.push(Notice::warning(SqlState::WARNING, message).with_detail(error.to_string()));
         }
@@ -370,8 +378,14 @@ async fn apply_changes(server: Arc<ServerContext>, changes: Vec<Change>) -> Resu
     let snapshot = server.catalog.snapshot();
     let mut started = Vec::new();
     for oid in &applied.created {
-        let Some(Object::Pipeline(pipeline)) = snapshot.get(*oid) else {
-            continue;
+        let pipeline = match snapshot.get(*oid) {
+            Some(Object::Pipeline(pipeline)) => pipeline,
+            Some(Object::Table(table)) => {
+                // One that IF NOT EXISTS found runs already.
+                server.coordinator.start_table(table)?;
+                continue;
+            }
+            _ => continue,
         };
         if !pipeline.desired_running {
             continue;

@@ -56,6 +56,8 @@ pub struct Run {
     next_epoch: Epoch,
     /// Ticks are of use to this graph.
     ticks: bool,
+    /// See [`PipelineSettings::on_demand`].
+    on_demand: bool,
     tick_interval: Duration,
     next_tick: Instant,
     /// `None` for foreground jobs.
@@ -151,7 +153,8 @@ impl Run {
         let inputs = drivers.iter().filter(is_input).copied().collect();
         Run {
             clock: Arc::clone(&deployment.context().clock),
-            ticks: wants_ticks(&deployment.context().graph),
+            ticks: wants_ticks(&deployment.context().graph) && !settings.on_demand,
+            on_demand: settings.on_demand,
             tracker: BarrierTracker::new(drivers.clone(), inputs),
             not_ready: drivers.clone(),
             not_ended: drivers,
@@ -267,6 +270,7 @@ impl Run {
         }
         if let Some(checkpoints) = &self.checkpoints
             && checkpoints.committing.is_none()
+            && !self.on_demand
         {
             due = due.min(checkpoints.next);
         }
@@ -293,7 +297,7 @@ impl Run {
                 Some(BarrierKind::Stop)
             } else if checkpoints.requests.iter().any(|request| request.label.is_some()) {
                 Some(BarrierKind::Savepoint)
-            } else if !checkpoints.requests.is_empty() || checkpoints.next <= now {
+            } else if !checkpoints.requests.is_empty() || checkpoints.next <= now && !self.on_demand {
                 Some(BarrierKind::Checkpoint)
             } else {
                 None
@@ -404,7 +408,7 @@ impl Run {
                 // What operators handed over for it is gone from their marks: the next has to hold everything.
                 checkpoints.full = true;
                 answer(current.answers, || Err(report.clone()));
-                Some(if current.is_stop || checkpoints.first {
+                Some(if current.is_stop || checkpoints.first || self.on_demand {
                     News::Failed(report)
                 } else {
                     News::Aborted(report)

@@ -179,6 +179,7 @@ impl<'a> Binder<'a> {
 
     fn object_source(&self, object: &'a Object) -> Result<Arc<dyn TableSource>> {
         match object {
+            Object::Table(table) if table.is_internal() => self.internal_source(table),
             Object::Table(table) if self.purpose == Purpose::Batch => {
                 match self.batch.and_then(|batch| batch.connected_table(table)) {
                     Some(rows) => Ok(provider_as_source(rows)),
@@ -213,6 +214,20 @@ impl<'a> Binder<'a> {
                     other.header().name,
                     other.kind().word()
                 ),
+            )),
+        }
+    }
+
+    fn internal_source(&self, table: &Table) -> Result<Arc<dyn TableSource>> {
+        let name = &table.header.name;
+        match self.batch.filter(|_| self.purpose == Purpose::Batch) {
+            Some(batch) => batch
+                .pipeline_result(table.header.oid)
+                .map(|rows| provider_as_source(result_table(rows)))
+                .ok_or_else(|| Error::Internal(format!("the rows of table \"{name}\" are missing"))),
+            None => Err(Error::not_supported(
+                format!("table \"{name}\" cannot be read by a continuous query"),
+                "Join it when you read: SELECT .. FROM the pipeline JOIN the table ON ..",
             )),
         }
     }
