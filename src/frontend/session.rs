@@ -8,6 +8,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
+
 use crate::catalog::change::{Applied, Change};
 use crate::catalog::objects::{Object, ObjectKind, Pipeline};
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
@@ -18,7 +20,7 @@ use crate::frontend::context::{ServerContext, SessionInfo};
 use crate::frontend::error::{Error, Result};
 use crate::frontend::notice::{Notice, Severity};
 use crate::frontend::parameter::Parameter;
-use crate::frontend::response::{Description, Response};
+use crate::frontend::response::{CopyIn, Description, Response};
 use crate::frontend::settings::{SessionSettings, values};
 use crate::frontend::sql::statement::{ParsedStatement, SetScope, Statement, Transaction};
 use crate::frontend::statements::{self, cursors::Cursors};
@@ -111,6 +113,15 @@ impl Session {
             self.transaction.fail();
         }
         self.note_activity(None);
+        result.map_err(ErrorReport::from)
+    }
+
+    /// Inserts the rows of a COPY .. FROM STDIN; their number.
+    pub async fn insert_copied(&mut self, copy: &CopyIn, rows: RecordBatch) -> Result<u64, ErrorReport> {
+        let result = Box::pin(statements::copy::insert(self, copy, rows)).await;
+        if result.is_err() {
+            self.transaction.fail();
+        }
         result.map_err(ErrorReport::from)
     }
 

@@ -24,7 +24,7 @@ use crate::engine::worker::Deployment;
 use crate::error::{ErrorReport, Report};
 use crate::ids::{Epoch, Generation};
 use crate::state::manifest::Manifest;
-use crate::state::snapshot::rebase_range;
+use crate::state::snapshot::{rebase_range, rebase_range_seldom};
 
 /// How often a job is asked whether it has caught up while somebody waits for that.
 const CAUGHT_UP_STEP: Duration = Duration::from_millis(10);
@@ -303,7 +303,7 @@ impl Run {
                 None
             };
             if let Some(kind) = kind {
-                checkpoints.begin(kind, self.not_ended.is_empty(), &self.deployment);
+                checkpoints.begin(kind, self.not_ended.is_empty(), self.on_demand, &self.deployment);
                 return self.inject(kind);
             }
         }
@@ -440,7 +440,7 @@ async fn wait_for<T>(task: Option<&mut JoinHandle<T>>) -> Result<T, tokio::task:
 
 impl Checkpoints {
     /// The next barrier is one that persists.
-    fn begin(&mut self, kind: BarrierKind, all_ended: bool, deployment: &Deployment) {
+    fn begin(&mut self, kind: BarrierKind, all_ended: bool, on_demand: bool, deployment: &Deployment) {
         self.next = Instant::now() + self.interval;
         let mut requests = std::mem::take(&mut self.requests);
         let label = requests.iter_mut().find_map(|request| request.label.take());
@@ -457,8 +457,9 @@ impl Checkpoints {
             Some(parent) if !self.full => {
                 let parent = Arc::clone(parent);
                 let key_groups = deployment.context().key_groups;
-                RebaseRule::Rolling(Arc::new(move |epoch, owned| {
-                    rebase_range(Some(&parent), epoch, key_groups, owned)
+                RebaseRule::Rolling(Arc::new(move |epoch, owned| match on_demand {
+                    true => rebase_range_seldom(Some(&parent), key_groups, owned),
+                    false => rebase_range(Some(&parent), epoch, key_groups, owned),
                 }))
             }
             _ => RebaseRule::Everything,

@@ -214,6 +214,7 @@ impl<S: SqlSession> Connection<S> {
                 Response::CopyOut { format, schema, rows } => {
                     return self.copy_out(&format, schema, rows, &interrupts).await;
                 }
+                Response::CopyIn(copy) => return self.copy_in(*copy, &interrupts).await,
                 Response::Rows { schema, rows, tag } => {
                     check_columns(portal.columns.as_ref(), &schema)?;
                     if portal.formats.len() != schema.fields().len() {

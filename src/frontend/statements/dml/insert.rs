@@ -7,14 +7,18 @@ use datafusion::sql::sqlparser::ast;
 
 use crate::catalog::objects::Table;
 use crate::frontend::error::{Error, Result};
-use crate::frontend::response::Response;
+use crate::frontend::response::{CopyIn, Response};
 use crate::frontend::session::Session;
 use crate::frontend::sql::statement::InsertText;
 use crate::frontend::statements::dml::conflict::{self, Conflict};
 use crate::frontend::statements::dml::writer::Writer;
 use crate::frontend::statements::dml::{Target, collect, planning, response, returned, unique};
 use crate::frontend::statements::query::wait_for_read_results;
-use crate::planner::batch::BatchQuery;
+use crate::frontend::table_rows::MemoryRows;
+use crate::planner::batch::{BatchQuery, ResultRows};
+use crate::planner::dialect;
+use crate::planner::dml::statements::{EXCLUDED_ROWS, STATEMENT_SCHEMA};
+use crate::types::SqlType;
 
 /// What the statement says about its table.
 pub fn target_of(table: Table, tree: &ast::Insert) -> Target {
@@ -92,14 +96,47 @@ async fn finish(
     Ok(response("INSERT 0", added.num_rows(), answer))
 }
 
-/// Rows that come as they are, in the table's stored columns: COPY. The number of rows.
-pub async fn insert_rows(session: &mut Session, table: Table, stored: &[ArrayRef], rows: usize) -> Result<u64> {
-    let writer = Writer::begin(session, &table).await?;
-    let added = writer.rules.complete(stored, rows)?;
+/// The columns that COPY fills, by their names or all.
+pub fn copied_columns(session: &Session, target: &Target, names: &[String]) -> Result<Vec<(String, SqlType)>> {
+    let columns = planning(session, target, "", None, Vec::new(), |planning| {
+        planning.named_columns(&identifiers(names))
+    })?;
+    let column = |column: &usize| {
+        let column = &target.table.columns[*column];
+        Ok((column.name.clone(), crate::types::parse(&column.sql_type)?))
+    };
+    columns.iter().map(column).collect()
+}
+
+/// Inserts the rows of a COPY; their number.
+pub async fn copied(session: &mut Session, copy: &CopyIn, rows: RecordBatch) -> Result<u64> {
+    let target = Target {
+        alias: copy.table.header.name.clone(),
+        table: copy.table.clone(),
+    };
+    let writer = Writer::begin(session, &target.table).await?;
+    let names: Vec<String> = copy.columns.iter().map(|(name, _)| name.clone()).collect();
+    let own: Arc<dyn ResultRows> = Arc::new(MemoryRows { rows });
+    let query = planning(
+        session,
+        &target,
+        "",
+        Some(&writer.rows),
+        vec![(EXCLUDED_ROWS, own)],
+        |planning| {
+            let rows = dialect::parse_query(&format!("SELECT * FROM {STATEMENT_SCHEMA}.{EXCLUDED_ROWS}"))?;
+            planning.insert(&rows, &identifiers(&names))
+        },
+    )?;
+    let added = proposed_rows(query, &writer).await?;
     let removed = added.slice(0, 0);
-    unique::check(&table, writer.rows.as_ref(), &removed, &added)?;
+    unique::check(&target.table, writer.rows.as_ref(), &removed, &added)?;
     writer.finish(session, &removed, &added).await?;
-    Ok(rows as u64)
+    Ok(added.num_rows() as u64)
+}
+
+fn identifiers(names: &[String]) -> Vec<ast::Ident> {
+    names.iter().map(|name| ast::Ident::with_quote('"', name)).collect()
 }
 
 fn refuse_foreign(insert: &InsertText) -> Result<()> {
