@@ -199,7 +199,7 @@ async fn copy_in_is_all_or_nothing() -> Result<(), String> {
         sink.send(bytes::Bytes::from_static(data.as_bytes()))
             .await
             .map_err(|error| describe(&error))?;
-        let copied = sink.finish().await;
+        let copied = sink.as_mut().finish().await;
         let state = copied.map_err(|error| error.code().map(|code| code.code().to_owned()).unwrap_or_default());
         if state != expected.map_err(str::to_owned) {
             return Err(format!("{sql} of {data:?} gave {state:?}"));
