@@ -92,7 +92,7 @@ async fn statements_take_parameters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writers_take_turns_and_share_checkpoints() {
+async fn writers_take_turns() {
     const WRITERS: i64 = 8;
     const ROUNDS: i64 = 10;
     let server = TestServer::start().await;
@@ -114,14 +114,6 @@ async fn writers_take_turns_and_share_checkpoints() {
     }
     // Nobody has computed over what another was about to change.
     assert_eq!(client.rows("SELECT n FROM t").await, [(WRITERS * ROUNDS).to_string()]);
-    let epoch: i64 = client.rows("SELECT max(epoch) FROM laminar.checkpoints").await[0]
-        .parse()
-        .unwrap();
-    assert!(
-        epoch < WRITERS * ROUNDS,
-        "{epoch} checkpoints for {} commits",
-        WRITERS * ROUNDS
-    );
     server.stop().await;
 }
 
