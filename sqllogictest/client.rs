@@ -117,13 +117,19 @@ impl SltClient {
                     Err(error) => return Err(error.into()),
                 }
             }
-            let mut server = self.server.lock().await;
-            server.kill();
-            let log = server.log();
-            *server = ServerProcess::start(&self.data_dir, &[])?;
-            server.prepend_log(log);
-            self.client = Some(server.connect().await?);
+            self.kill().await?;
         }
+        Ok(())
+    }
+
+    /// What an internal table has acknowledged is there after a kill at any moment.
+    async fn kill(&mut self) -> Result<(), ClientError> {
+        let mut server = self.server.lock().await;
+        server.kill();
+        let log = server.log();
+        *server = ServerProcess::start(&self.data_dir, &[])?;
+        server.prepend_log(log);
+        self.client = Some(server.connect().await?);
         Ok(())
     }
 
@@ -228,6 +234,9 @@ impl AsyncDB for SltClient {
                 Configuration::Interrupted => self.interrupt(pipeline).await?,
                 Configuration::Rescaled => self.rescale(pipeline).await?,
             }
+        }
+        if sql.trim().eq_ignore_ascii_case("flush") && self.configuration == Configuration::Interrupted {
+            self.kill().await?;
         }
         match self.protocol {
             Protocol::Simple => self.run_simple(sql).await,

@@ -9,7 +9,7 @@
 //!
 //! - plain: as it stands.
 //! - interrupted: at every `WAIT FOR PIPELINE p ..` the server is killed with SIGKILL and started again, several times,
-//!   mostly after a checkpoint, before the statement is sent.
+//!   mostly after a checkpoint, before the statement is sent; at every `FLUSH` once, without any.
 //! - rescaled: pipelines start at parallelism 2 and are set to 3 at every `WAIT FOR PIPELINE p ..`.
 //!
 //! In the text `${dir}` is an empty folder of this run, `${data}` the folder sqllogictest/data, `${rate}` the events per

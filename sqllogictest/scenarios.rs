@@ -35,6 +35,12 @@ const SCENARIOS: &[(&str, Option<&str>, fn() -> Outcome)] = &[
     ("scenario/killed_insert_leaves_no_pipeline", None, || {
         Box::pin(killed_insert_leaves_no_pipeline())
     }),
+    ("scenario/killed_tables_keep_what_they_answered", None, || {
+        Box::pin(killed_tables_keep_what_they_answered())
+    }),
+    ("scenario/copy_in_is_all_or_nothing", None, || {
+        Box::pin(copy_in_is_all_or_nothing())
+    }),
     ("scenario/big_select_does_not_buffer", None, || {
         Box::pin(big_select_does_not_buffer())
     }),
@@ -99,6 +105,116 @@ async fn single_value(server: &ServerProcess, sql: &str) -> Result<String, Strin
 }
 
 const TICKING: &str = "CREATE TABLE ticks (counter BIGINT) WITH (connector = 'impulse', event_rate = 50)";
+
+/// Several writers, each transaction of two rows; kills at any moment. What was answered is there, and transactions are whole.
+async fn killed_tables_keep_what_they_answered() -> Result<(), String> {
+    const WRITERS: usize = 3;
+    const KILLS: u64 = 4;
+    let mut fixture = fixture()?;
+    execute(
+        &fixture.server,
+        &["CREATE TABLE t (id BIGINT, part INT, PRIMARY KEY (id, part))"],
+    )
+    .await?;
+    let mut answered = std::collections::BTreeSet::new();
+    for kill in 0..KILLS {
+        let mut writers = Vec::new();
+        for writer in 0..WRITERS {
+            let client = fixture.server.connect().await?;
+            writers.push(tokio::spawn(async move {
+                let mut answered = Vec::new();
+                for number in 0.. {
+                    let id = kill * 1_000_000 + (writer as u64) * 100_000 + number;
+                    let text = format!("BEGIN; INSERT INTO t VALUES ({id}, 1); INSERT INTO t VALUES ({id}, 2); COMMIT");
+                    if client.simple_query(&text).await.is_err() {
+                        break;
+                    }
+                    answered.push(id);
+                }
+                answered
+            }));
+        }
+        tokio::time::sleep(Duration::from_millis(700 + 150 * kill)).await;
+        fixture.server.kill();
+        for writer in writers {
+            answered.extend(writer.await.map_err(|error| error.to_string())?);
+        }
+        fixture.server = ServerProcess::start(&fixture.folder.path().join("data"), &[])?;
+    }
+    let client = fixture.server.connect().await?;
+    let rows = client
+        .simple_query("SELECT id, count(*) FROM t GROUP BY id")
+        .await
+        .map_err(|error| describe(&error))?;
+    let mut found = std::collections::BTreeSet::new();
+    for row in rows {
+        if let SimpleQueryMessage::Row(row) = row {
+            let id: u64 = row
+                .get(0)
+                .unwrap_or_default()
+                .parse()
+                .map_err(|_| "no number".to_owned())?;
+            if row.get(1) != Some("2") {
+                return Err(format!("half of transaction {id} is there"));
+            }
+            found.insert(id);
+        }
+    }
+    if answered.is_empty() {
+        return Err("nothing was written".into());
+    }
+    match answered.difference(&found).next() {
+        Some(lost) => Err(format!("{lost} was answered for and is lost")),
+        // Each writer may have had one commit without an answer at each kill.
+        None if found.len() > answered.len() + WRITERS * KILLS as usize => Err("rows that nobody wrote".into()),
+        None => Ok(()),
+    }
+}
+
+async fn copy_in_is_all_or_nothing() -> Result<(), String> {
+    use futures::SinkExt;
+    let fixture = fixture()?;
+    execute(
+        &fixture.server,
+        &["CREATE TABLE t (id INT PRIMARY KEY, name TEXT, made INT DEFAULT 7)"],
+    )
+    .await?;
+    let client = fixture.server.connect().await?;
+    for (sql, data, expected) in [
+        (
+            "COPY t (id, name) FROM STDIN WITH (FORMAT csv, HEADER)",
+            "id,name\n1,\"a,b\"\n2,\n",
+            Ok(2),
+        ),
+        ("COPY t FROM STDIN", "3\tx\t1\n4\t\\N\t2\n\\.\n", Ok(2)),
+        ("COPY t FROM STDIN", "5\tx\t1\n1\ty\t2\n", Err("23505")),
+        ("COPY t FROM STDIN", "5\tx\t1\nsix\ty\t2\n", Err("22P02")),
+        ("COPY t FROM STDIN", "5\tx\n", Err("22P04")),
+    ] {
+        let sink = client
+            .copy_in::<_, bytes::Bytes>(sql)
+            .await
+            .map_err(|error| describe(&error))?;
+        let mut sink = Box::pin(sink);
+        sink.send(bytes::Bytes::from_static(data.as_bytes()))
+            .await
+            .map_err(|error| describe(&error))?;
+        let copied = sink.as_mut().finish().await;
+        let state = copied.map_err(|error| error.code().map(|code| code.code().to_owned()).unwrap_or_default());
+        if state != expected.map_err(str::to_owned) {
+            return Err(format!("{sql} of {data:?} gave {state:?}"));
+        }
+    }
+    let rows = single_value(
+        &fixture.server,
+        "SELECT string_agg(id || coalesce(name, '-') || made, ' ' ORDER BY id) FROM t",
+    )
+    .await?;
+    match rows.as_str() {
+        "1a,b7 2-7 3x1 4-2" => Ok(()),
+        other => Err(format!("the table has {other}")),
+    }
+}
 
 async fn cancel_ends_a_running_stream() -> Result<(), String> {
     let fixture = fixture()?;

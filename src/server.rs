@@ -22,6 +22,7 @@ use crate::config::{self, Config, MetadataAddress};
 use crate::engine::coordinator::settings::PipelineSettings;
 use crate::engine::coordinator::{Coordinator, CoordinatorParts};
 use crate::engine::dead_letters::DeadLetters;
+use crate::engine::internal_tables::InternalTables;
 use crate::engine::results::Results;
 use crate::engine::worker::Worker;
 use crate::error::{ErrorReport, Report, SqlState};
@@ -101,10 +102,11 @@ impl Server {
             .map_err(|error| error.report())?;
         let worker = Arc::new(start_worker(config.shards)?);
         let results = Results::default();
+        let tables = InternalTables::default();
         let coordinator = Coordinator::new(CoordinatorParts {
             catalog: catalog.clone(),
             storage,
-            compiler: Arc::new(SqlPipelineCompiler::new(config::environment())),
+            compiler: Arc::new(SqlPipelineCompiler::new(config::environment(), tables.clone())),
             results: results.clone(),
             worker: Arc::clone(&worker),
             dead_letters: DeadLetters::default(),
@@ -120,6 +122,7 @@ impl Server {
             catalog,
             coordinator,
             results,
+            tables,
             clock,
             config::environment(),
         ));

@@ -62,9 +62,39 @@ pub struct Table {
     pub columns_inferred: bool,
     /// Names of the key columns; empty when there is none.
     pub primary_key: Vec<String>,
+    /// What an internal table enforces, in the order of the statement; empty for connected tables.
+    #[serde(default)]
+    pub constraints: Vec<Constraint>,
     pub watermark: Option<WatermarkDefinition>,
     pub options: RawOptions,
     pub search_path: Vec<String>,
+}
+
+impl Table {
+    /// Laminar keeps its rows: it is connected to nothing.
+    pub fn is_internal(&self) -> bool {
+        self.connection.is_none() && self.options.get("connector").is_none()
+    }
+}
+
+/// A named rule that every row of an internal table keeps. NOT NULL is said by the columns.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Constraint {
+    pub name: String,
+    pub kind: ConstraintKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ConstraintKind {
+    /// Over [`Table::primary_key`].
+    PrimaryKey,
+    Unique {
+        columns: Vec<String>,
+    },
+    /// The expression's text.
+    Check {
+        expression: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

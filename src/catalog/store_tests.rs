@@ -74,6 +74,7 @@ pub(crate) fn table(name: &str, oid: Option<u32>) -> Object {
         columns: vec![],
         columns_inferred: true,
         primary_key: vec![],
+        constraints: Vec::new(),
         watermark: None,
         options: RawOptions(vec![(
             "path".into(),

@@ -17,6 +17,7 @@ pub mod exchange;
 pub mod formats;
 pub mod fragment;
 pub mod graph;
+pub mod internal_tables;
 pub mod job_context;
 pub mod job_metrics;
 pub mod join_spec;

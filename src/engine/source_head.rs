@@ -240,6 +240,7 @@ impl SourceHead {
             return Ok(item);
         }
         if let Some(barrier) = self.barriers.pop_front() {
+            self.source.at_barrier(barrier.epoch);
             return Ok(HeadItem::Barrier(barrier));
         }
         if !self.active {

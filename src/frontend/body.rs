@@ -207,6 +207,7 @@ pub fn table_object(create: &CreateTable, snapshot: &CatalogSnapshot, search_pat
         columns: create.columns.clone().unwrap_or_default(),
         columns_inferred: create.columns.is_none(),
         primary_key: create.primary_key.clone(),
+        constraints: Vec::new(),
         watermark: create.watermark.clone(),
         options,
         search_path: search_path.to_vec(),

@@ -1,25 +1,28 @@
-//! What the coordinator calls when it starts a pipeline: stored text, by way of the parser, to the planner.
+//! What the coordinator calls when it starts a pipeline, by way of the parser to the planner, or the job of a table.
 
-use crate::catalog::objects::Pipeline;
+use crate::catalog::objects::{Object, Pipeline};
 use crate::catalog::snapshot::CatalogSnapshot;
 use crate::engine::coordinator::PipelineCompiler;
 use crate::engine::graph::JobGraph;
-use crate::error::ErrorReport;
+use crate::engine::internal_tables::InternalTables;
+use crate::error::{ErrorReport, Report};
 use crate::frontend::body::planner_body;
 use crate::frontend::error::{Error, Result};
 use crate::frontend::pipeline_options::state_ttl_ms;
 use crate::frontend::sql;
 use crate::planner::compiled::{Compiled, Target};
+use crate::planner::dml::job_graph;
 use crate::planner::settings::{Environment, SessionFacts, Settings};
 
 /// Compiles pipelines from the catalog.
 pub struct SqlPipelineCompiler {
     environment: Environment,
+    tables: InternalTables,
 }
 
 impl SqlPipelineCompiler {
-    pub fn new(environment: Environment) -> SqlPipelineCompiler {
-        SqlPipelineCompiler { environment }
+    pub fn new(environment: Environment, tables: InternalTables) -> SqlPipelineCompiler {
+        SqlPipelineCompiler { environment, tables }
     }
 
     fn settings(&self, pipeline: &Pipeline, parallelism: u32, body_ttl_ms: Option<u64>) -> Result<Settings> {
@@ -58,6 +61,9 @@ impl PipelineCompiler for SqlPipelineCompiler {
         parallelism: u32,
         snapshot: &CatalogSnapshot,
     ) -> std::result::Result<JobGraph, ErrorReport> {
+        if let Some(Object::Table(table)) = snapshot.get(pipeline.header.oid) {
+            return job_graph(table, &self.tables).map_err(|error| error.report());
+        }
         let compiled = compile_pipeline(self, pipeline, parallelism, snapshot).map_err(ErrorReport::from)?;
         Ok(compiled.graph)
     }

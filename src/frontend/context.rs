@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::engine::coordinator::Coordinator;
+use crate::engine::internal_tables::InternalTables;
 use crate::engine::results::Results;
 use crate::planner::settings::Environment;
 
@@ -14,6 +15,7 @@ pub struct ServerContext {
     pub catalog: Catalog,
     pub coordinator: Coordinator,
     pub results: Results,
+    pub tables: InternalTables,
     pub clock: Arc<dyn Clock>,
     pub environment: Environment,
     pub sessions: SessionRegistry,
@@ -26,6 +28,7 @@ impl ServerContext {
         catalog: Catalog,
         coordinator: Coordinator,
         results: Results,
+        tables: InternalTables,
         clock: Arc<dyn Clock>,
         environment: Environment,
     ) -> ServerContext {
@@ -33,6 +36,7 @@ impl ServerContext {
             catalog,
             coordinator,
             results,
+            tables,
             clock,
             environment,
             sessions: SessionRegistry::default(),

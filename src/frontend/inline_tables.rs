@@ -96,6 +96,7 @@ impl Taker<'_> {
                 columns: Vec::new(),
                 columns_inferred: true,
                 primary_key: Vec::new(),
+                constraints: Vec::new(),
                 watermark: None,
                 options,
                 search_path: self.search_path.to_vec(),

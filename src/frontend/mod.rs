@@ -5,7 +5,7 @@
 //!     text --sql::parse--> Statement --Session::run--> statements::execute --> Response (a tag, rows as they come, COPY)
 //!
 //! In reading order: [`sql`], [`session`] (with [`settings`], [`transaction`], [`notice`], [`parameter`]), [`statements`]
-//! (with [`body`], [`pipeline_options`], [`relations`], [`system_views`]), [`response`]. [`context`] is what all sessions
+//! (with [`body`], [`pipeline_options`], [`relations`], [`table_rows`], [`system_views`]), [`response`]. [`context`] is what all sessions
 //! share; [`compiler`] is what the coordinator calls to compile a stored pipeline.
 
 mod bind;
@@ -29,6 +29,7 @@ pub mod settings;
 pub mod sql;
 pub mod statements;
 pub mod system_views;
+pub mod table_rows;
 pub mod tls;
 pub mod transaction;
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
+
 use crate::error::ErrorReport;
 use crate::frontend::context::ServerContext;
 use crate::frontend::notice::Notice;
@@ -10,7 +12,7 @@ use crate::frontend::parameter::Parameter;
 use crate::frontend::pgwire::encode::datetime::Zone;
 use crate::frontend::pgwire::encode::{ByteaOutput, OutputStyle};
 use crate::frontend::pgwire::sql_session::{Login, SessionFactory, SqlSession};
-use crate::frontend::response::{Description, Response};
+use crate::frontend::response::{CopyIn, Description, Response};
 use crate::frontend::session::{Session, SessionStart};
 use crate::frontend::sql;
 use crate::frontend::sql::statement::ParsedStatement;
@@ -69,6 +71,10 @@ impl SqlSession for Session {
 
     async fn run(&mut self, statement: &ParsedStatement, parameters: &[Parameter]) -> Result<Response, ErrorReport> {
         Session::run(self, statement, parameters).await
+    }
+
+    async fn insert_copied(&mut self, copy: &CopyIn, rows: RecordBatch) -> Result<u64, ErrorReport> {
+        Session::insert_copied(self, copy, rows).await
     }
 
     fn statement_failed(&mut self) {

@@ -1,5 +1,5 @@
-//! What a one-shot SELECT can read: system views, computed when they are scanned, the results of pipelines, and connected
-//! tables that end by themselves.
+//! What a one-shot SELECT can read: system views, computed when they are scanned, the results of pipelines, internal tables,
+//! and connected tables that end by themselves.
 //!
 //! Guarantee: all scans and look-ups of one pipeline in one statement see one epoch. A result is read piece by piece as the
 //! client takes rows: neither the result is copied nor the pipeline held up.
@@ -20,14 +20,18 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use crate::catalog::objects::{Object, Table};
 use crate::catalog::snapshot::CatalogSnapshot;
-use crate::engine::results::{PipelineResult, ResultSnapshot};
+use crate::engine::coordinator::kept_table::job_owner;
+use crate::engine::results::{PipelineResult, ResultSnapshot, Results};
 use crate::error::{ErrorReport, Report, SqlState};
 use crate::frontend::bounded_tables::bounded_table;
 use crate::frontend::context::ServerContext;
+use crate::frontend::error::Error;
 use crate::frontend::session::Session;
 use crate::frontend::sql::identifier::quote;
+use crate::frontend::statements::dml;
 use crate::frontend::system_views::{self, SystemFacts};
-use crate::ids::Oid;
+use crate::frontend::table_rows::UnreadableRows;
+use crate::ids::{Epoch, Oid};
 use crate::planner::batch::ResultRows;
 use crate::planner::bind::BatchRelations;
 use crate::planner::settings::Settings;
@@ -39,6 +43,8 @@ pub struct SessionRelations {
     settings: Settings,
     facts: Arc<SystemFacts>,
     results: Mutex<HashMap<Oid, Arc<dyn ResultRows>>>,
+    /// Internal tables that the statement reads, and at which epoch.
+    tables: Mutex<Vec<(Oid, Epoch)>>,
 }
 
 impl SessionRelations {
@@ -48,9 +54,36 @@ impl SessionRelations {
             snapshot: session.snapshot(),
             settings: session.planner_settings(),
             facts: Arc::new(SystemFacts::of(session)),
-            results: Mutex::default(),
+            results: Mutex::new(own_rows(session)),
+            tables: Mutex::default(),
         }
     }
+
+    /// The internal tables that have been read, but for those that the session's transaction has changed.
+    pub fn tables_read(&self) -> Vec<(Oid, Epoch)> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A transaction sees what it has changed.
+fn own_rows(session: &Session) -> HashMap<Oid, Arc<dyn ResultRows>> {
+    let Some((table, rows)) = dml::own_rows(session) else {
+        return HashMap::new();
+    };
+    let rows = rows.or_else(|error| {
+        let schema = columns_of(&session.snapshot(), table).ok_or_else(|| error.clone())?;
+        let error = ErrorReport::from(error);
+        Ok::<Arc<dyn ResultRows>, Error>(Arc::new(UnreadableRows { schema, error }))
+    });
+    rows.map(|rows| HashMap::from([(table, rows)])).unwrap_or_default()
+}
+
+/// What a result holds now, and the epoch that this is.
+pub fn at_latest_epoch(results: &Results, oid: Oid) -> Option<(Arc<dyn ResultRows>, Epoch)> {
+    let result = results.get(oid)?;
+    let snapshot = result.snapshot();
+    let epoch = snapshot.epoch();
+    Some((Arc::new(ResultAtEpoch { snapshot, result }), epoch))
 }
 
 impl BatchRelations for SessionRelations {
@@ -71,13 +104,13 @@ impl BatchRelations for SessionRelations {
         if let Some(known) = results.get(&pipeline) {
             return Some(Arc::clone(known));
         }
-        let Some(result) = self.server.results.get(pipeline) else {
+        let Some((relation, epoch)) = at_latest_epoch(&self.server.results, pipeline) else {
             return self.missing(pipeline);
         };
-        let relation: Arc<dyn ResultRows> = Arc::new(ResultAtEpoch {
-            snapshot: result.snapshot(),
-            result,
-        });
+        if matches!(self.snapshot.get(pipeline), Some(Object::Table(_))) {
+            let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+            tables.push((pipeline, epoch));
+        }
         results.insert(pipeline, Arc::clone(&relation));
         Some(relation)
     }
@@ -92,54 +125,31 @@ impl BatchRelations for SessionRelations {
 }
 
 impl SessionRelations {
-    /// A pipeline that keeps a result which is not there: its columns are known all the same.
-    fn missing(&self, pipeline: Oid) -> Option<Arc<dyn ResultRows>> {
-        let Some(Object::Pipeline(found)) = self.snapshot.get(pipeline) else {
-            return None;
+    /// A pipeline that keeps a result which is not there, or a table: its columns are known all the same.
+    fn missing(&self, oid: Oid) -> Option<Arc<dyn ResultRows>> {
+        let schema = columns_of(&self.snapshot, oid)?;
+        let found = self.snapshot.get(oid)?;
+        let name = &found.header().name;
+        let code = SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE;
+        let error = match found {
+            Object::Table(_) => ErrorReport::new(code, format!("table \"{name}\" is not there yet"))
+                .with_hint("Its rows are being restored: try again."),
+            _ => ErrorReport::new(code, format!("pipeline \"{name}\" has no result yet"))
+                .with_hint(format!("Start it: START PIPELINE {}.", quote(name))),
         };
-        let fields = found.columns.iter().map(|(name, sql_type)| {
-            let sql_type = crate::types::parse(sql_type).ok()?;
-            Some(sql_type.to_arrow_field(name, true))
-        });
-        let fields = fields.collect::<Option<Vec<_>>>().filter(|fields| !fields.is_empty())?;
-        Some(Arc::new(MissingResult {
-            name: found.header.name.clone(),
-            schema: Arc::new(Schema::new(fields)),
-        }))
+        Some(Arc::new(UnreadableRows { schema, error }))
     }
 }
 
-/// The result of a pipeline that has not run: can be planned over, not read.
-#[derive(Debug)]
-struct MissingResult {
-    name: String,
-    schema: SchemaRef,
-}
-
-impl MissingResult {
-    fn error(&self) -> ErrorReport {
-        let message = format!("pipeline \"{}\" has no result yet", self.name);
-        ErrorReport::new(SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, message)
-            .with_hint(format!("Start it: START PIPELINE {}.", quote(&self.name)))
-    }
-}
-
-impl ResultRows for MissingResult {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn key(&self) -> Option<Vec<usize>> {
-        None
-    }
-
-    fn scan(&self) -> Box<dyn Iterator<Item = Result<RecordBatch, ErrorReport>> + Send> {
-        Box::new(std::iter::once(Err(self.error())))
-    }
-
-    fn lookup(&self, _key: &[ScalarValue]) -> Result<Option<RecordBatch>, ErrorReport> {
-        Err(self.error())
-    }
+/// The columns of a kept result or an internal table, as the catalog knows them.
+fn columns_of(snapshot: &CatalogSnapshot, oid: Oid) -> Option<SchemaRef> {
+    let owner = job_owner(snapshot, oid)?;
+    let fields = owner.columns.iter().map(|(name, sql_type)| {
+        let sql_type = crate::types::parse(sql_type).ok()?;
+        Some(sql_type.to_arrow_field(name, true))
+    });
+    let fields = fields.collect::<Option<Vec<_>>>().filter(|fields| !fields.is_empty())?;
+    Some(Arc::new(Schema::new(fields)))
 }
 
 /// A system view; its rows are computed when it is scanned.

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
+use crate::catalog::objects::Table;
 use crate::error::{ErrorReport, SqlState};
 use crate::frontend::sql::statement::CopyFormat;
 use crate::types::SqlType;
@@ -29,6 +30,8 @@ pub enum Response {
         schema: SchemaRef,
         rows: Rows,
     },
+    /// The client has to send rows.
+    CopyIn(Box<CopyIn>),
     /// The text had no statement.
     Empty,
 }
@@ -51,6 +54,15 @@ impl RowsTag {
             RowsTag::Fixed(verb) => verb,
         }
     }
+}
+
+/// What a COPY .. FROM STDIN takes.
+#[derive(Debug)]
+pub struct CopyIn {
+    pub format: CopyFormat,
+    /// Names and types of the values of a row, in their order.
+    pub columns: Vec<(String, SqlType)>,
+    pub table: Table,
 }
 
 /// What a statement takes and gives, for the extended protocol.
@@ -112,6 +124,7 @@ impl fmt::Debug for Response {
                 .field("format", format)
                 .field("schema", schema)
                 .finish(),
+            Response::CopyIn(copy) => f.debug_tuple("CopyIn").field(copy).finish(),
             Response::Empty => f.write_str("Empty"),
         }
     }

@@ -8,16 +8,19 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
+
 use crate::catalog::change::{Applied, Change};
 use crate::catalog::objects::{Object, ObjectKind, Pipeline};
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
 use crate::engine::coordinator::StartRequest;
+use crate::engine::coordinator::kept_table::keeper;
 use crate::error::{ErrorReport, SqlState};
 use crate::frontend::context::{ServerContext, SessionInfo};
 use crate::frontend::error::{Error, Result};
 use crate::frontend::notice::{Notice, Severity};
 use crate::frontend::parameter::Parameter;
-use crate::frontend::response::{Description, Response};
+use crate::frontend::response::{CopyIn, Description, Response};
 use crate::frontend::settings::{SessionSettings, values};
 use crate::frontend::sql::statement::{ParsedStatement, SetScope, Statement, Transaction};
 use crate::frontend::statements::{self, cursors::Cursors};
@@ -110,6 +113,15 @@ impl Session {
             self.transaction.fail();
         }
         self.note_activity(None);
+        result.map_err(ErrorReport::from)
+    }
+
+    /// Inserts the rows of a COPY .. FROM STDIN; their number.
+    pub async fn insert_copied(&mut self, copy: &CopyIn, rows: RecordBatch) -> Result<u64, ErrorReport> {
+        let result = Box::pin(statements::copy::insert(self, copy, rows)).await;
+        if result.is_err() {
+            self.transaction.fail();
+        }
         result.map_err(ErrorReport::from)
     }
 
@@ -357,12 +369,19 @@ async fn apply_changes(server: Arc<ServerContext>, changes: Vec<Change>) -> Resu
     let mut warnings = Vec::new();
     for dropped in &applied.dropped {
         server.results.remove(dropped.oid());
-        if let Object::Pipeline(pipeline) = dropped
-            && let Err(error) = server.coordinator.forget(pipeline).await
+        server.tables.remove(dropped.oid());
+        let owner = match dropped {
+            Object::Pipeline(pipeline) => Some(pipeline.clone()),
+            Object::Table(table) => keeper(table),
+            _ => None,
+        };
+        if let Some(owner) = owner
+            && let Err(error) = server.coordinator.forget(&owner).await
         {
             let message = format!(
-                "pipeline \"{}\" was dropped, but not all that it left could be removed",
-                pipeline.header.name
+                "{} \"{}\" was dropped, but not all that it left could be removed",
+                dropped.kind().word(),
+                owner.header.name
             );
             warnings.push(Notice::warning(SqlState::WARNING, message).with_detail(error.to_string()));
         }
@@ -370,8 +389,14 @@ async fn apply_changes(server: Arc<ServerContext>, changes: Vec<Change>) -> Resu
     let snapshot = server.catalog.snapshot();
     let mut started = Vec::new();
     for oid in &applied.created {
-        let Some(Object::Pipeline(pipeline)) = snapshot.get(*oid) else {
-            continue;
+        let pipeline = match snapshot.get(*oid) {
+            Some(Object::Pipeline(pipeline)) => pipeline,
+            Some(Object::Table(table)) => {
+                // One that IF NOT EXISTS found runs already.
+                server.coordinator.start_table(table)?;
+                continue;
+            }
+            _ => continue,
         };
         if !pipeline.desired_running {
             continue;

@@ -167,8 +167,10 @@ async fn checkpoints(server: &ServerContext, snapshot: &CatalogSnapshot, view: &
     };
     let store = server.catalog.store();
     let mut all = Vec::new();
-    for pipeline in snapshot.pipelines() {
-        all.extend(store.latest_checkpoints(pipeline.header.oid, limit).await?);
+    let pipelines = snapshot.pipelines().map(|pipeline| pipeline.header.oid);
+    let tables = snapshot.tables().filter(|table| table.is_internal());
+    for oid in pipelines.chain(tables.map(|table| table.header.oid)) {
+        all.extend(store.latest_checkpoints(oid, limit).await?);
     }
     Ok(all)
 }

@@ -17,6 +17,7 @@ use crate::clock::SystemClock;
 use crate::engine::coordinator::settings::PipelineSettings;
 use crate::engine::coordinator::{Coordinator, CoordinatorParts};
 use crate::engine::dead_letters::DeadLetters;
+use crate::engine::internal_tables::InternalTables;
 use crate::engine::results::Results;
 use crate::engine::worker::Worker;
 use crate::error::ErrorReport;
@@ -47,10 +48,11 @@ impl TestServer {
         let environment: Environment = Arc::new(move |name| (name == "DATA").then(|| data.clone()));
         let worker = Arc::new(Worker::start(2, false).unwrap());
         let results = Results::default();
+        let tables = InternalTables::default();
         let coordinator = Coordinator::new(CoordinatorParts {
             catalog: catalog.clone(),
             storage: CheckpointStorage::open(&url, &[]).unwrap(),
-            compiler: Arc::new(SqlPipelineCompiler::new(Arc::clone(&environment))),
+            compiler: Arc::new(SqlPipelineCompiler::new(Arc::clone(&environment), tables.clone())),
             results: results.clone(),
             worker: Arc::clone(&worker),
             dead_letters: DeadLetters::default(),
@@ -60,9 +62,17 @@ impl TestServer {
                 parallelism: 1,
                 checkpoint_interval: Duration::from_millis(100),
                 barrier_interval: Duration::from_millis(20),
+                on_demand: false,
             },
         });
-        let server = ServerContext::new(catalog, coordinator, results, Arc::new(SystemClock), environment);
+        let server = ServerContext::new(
+            catalog,
+            coordinator,
+            results,
+            tables,
+            Arc::new(SystemClock),
+            environment,
+        );
         TestServer {
             server: Arc::new(server),
             directory,

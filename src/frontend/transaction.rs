@@ -1,7 +1,8 @@
 //! An explicit transaction block: its status, and the catalog changes that COMMIT applies.
 //!
 //! DDL in a block is checked at once, against the catalog as the block sees it, but applied at COMMIT in one metadata
-//! transaction: all or nothing, and nothing after ROLLBACK. Pipelines start after COMMIT. Statements outside a block, also
+//! transaction: all or nothing, and nothing after ROLLBACK. Rows of one internal table can be changed instead: they are kept
+//! here until COMMIT, with the table's write lock, and only this session sees them. Pipelines start after COMMIT. Statements outside a block, also
 //! those of one text sent together, apply at once.
 
 use std::collections::HashMap;
@@ -12,6 +13,8 @@ use crate::catalog::objects::Object;
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
 use crate::error::SqlState;
 use crate::frontend::error::{Error, Result};
+use crate::frontend::statements::dml::{TableWrites, WritesMark};
+use crate::frontend::table_rows::SignedRows;
 use crate::ids::Oid;
 
 /// Catalog changes of one transaction; the catalog's own limit for objects created in one list.
@@ -31,7 +34,16 @@ pub struct TransactionBlock {
     pub status: TransactionStatus,
     pub read_only: bool,
     draft: Draft,
-    savepoints: Vec<(String, usize)>,
+    /// The rows of one table that the block has changed, and the lock on it.
+    writes: Option<TableWrites>,
+    savepoints: Vec<Savepoint>,
+}
+
+struct Savepoint {
+    name: String,
+    /// Catalog changes before it.
+    changes: usize,
+    rows: WritesMark,
 }
 
 /// The catalog as the block sees it.
@@ -56,9 +68,26 @@ impl TransactionBlock {
         };
     }
 
-    /// Ends the block; the changes to apply.
-    pub fn end(&mut self) -> Vec<Change> {
-        std::mem::take(self).draft.changes
+    /// Ends the block; the changes to apply, of the catalog or of a table's rows.
+    pub fn end(&mut self) -> (Vec<Change>, Option<TableWrites>) {
+        let ended = std::mem::take(self);
+        (ended.draft.changes, ended.writes)
+    }
+
+    /// What the block has done to a table's rows.
+    pub fn writes(&self) -> Option<&TableWrites> {
+        self.writes.as_ref()
+    }
+
+    pub fn keep_writes(&mut self, writes: TableWrites) {
+        self.writes = Some(writes);
+    }
+
+    pub fn add_rows(&mut self, change: SignedRows) -> Result<()> {
+        match &mut self.writes {
+            Some(writes) => writes.add(change),
+            None => Err(Error::Internal("rows of a transaction without a table".to_owned())),
+        }
     }
 
     pub fn fail(&mut self) {
@@ -78,7 +107,11 @@ impl TransactionBlock {
     }
 
     pub fn savepoint(&mut self, name: &str) {
-        self.savepoints.push((name.to_owned(), self.draft.changes.len()));
+        self.savepoints.push(Savepoint {
+            name: name.to_owned(),
+            changes: self.draft.changes.len(),
+            rows: self.writes.as_ref().map(TableWrites::mark).unwrap_or_default(),
+        });
     }
 
     pub fn release(&mut self, name: &str) -> Result<()> {
@@ -89,9 +122,12 @@ impl TransactionBlock {
 
     pub fn rollback_to(&mut self, name: &str, now_micros: i64) -> Result<()> {
         let index = self.savepoint_index(name)?;
-        let kept = self.savepoints[index].1;
+        let (changes, rows) = (self.savepoints[index].changes, self.savepoints[index].rows);
         self.savepoints.truncate(index + 1);
-        self.draft.keep(kept, now_micros)?;
+        self.draft.keep(changes, now_micros)?;
+        if let Some(writes) = &mut self.writes {
+            writes.back_to(rows);
+        }
         self.status = TransactionStatus::InTransaction;
         Ok(())
     }
@@ -99,7 +135,7 @@ impl TransactionBlock {
     fn savepoint_index(&self, name: &str) -> Result<usize> {
         self.savepoints
             .iter()
-            .rposition(|(other, _)| other == name)
+            .rposition(|savepoint| savepoint.name == name)
             .ok_or_else(|| {
                 // 3B001 in Postgres; our table of codes has its class's neighbour.
                 Error::user(

@@ -7,14 +7,16 @@
 //! | operators | [`physical`] | `EXPLAIN (PHYSICAL)` |
 //! | ids, exchanges, parallelism | [`graph`] | `EXPLAIN (GRAPH)` |
 //!
-//! One-shot SELECT takes another way after binding: [`batch`].
+//! One-shot SELECT takes another way after binding: [`batch`]. So do statements that change internal tables: [`dml`].
 
+pub mod assignment;
 pub mod batch;
 pub mod bind;
 pub mod body;
 mod compile;
 pub mod compiled;
 pub mod dialect;
+pub mod dml;
 pub mod error;
 pub mod explain;
 pub mod functions;

@@ -212,6 +212,21 @@ pub fn rebase_range(
     key_groups: KeyGroups,
     owned: KeyGroupRange,
 ) -> KeyGroupRange {
+    rolling_range(manifest, key_groups, owned, 1)
+}
+
+/// The same for checkpoints that come with every commit of a few rows: only each sixteenth writes a slice, or the slices
+/// would be nearly all that is written. A restore reads at most 256 epochs of deltas, which are as small.
+pub fn rebase_range_seldom(manifest: Option<&Manifest>, key_groups: KeyGroups, owned: KeyGroupRange) -> KeyGroupRange {
+    rolling_range(manifest, key_groups, owned, u64::from(REBASE_SLICES))
+}
+
+fn rolling_range(
+    manifest: Option<&Manifest>,
+    key_groups: KeyGroups,
+    owned: KeyGroupRange,
+    every: u64,
+) -> KeyGroupRange {
     let Some(manifest) = manifest else {
         return owned;
     };
@@ -230,7 +245,14 @@ pub fn rebase_range(
     if base + deltas <= REBASE_ALL_BYTES || deltas > base {
         return owned;
     }
-    let slice = ((manifest.sequence + 1) % u64::from(REBASE_SLICES)) as u32;
+    let turn = manifest.sequence + 1;
+    if !turn.is_multiple_of(every) {
+        return KeyGroupRange {
+            start: owned.start,
+            end: owned.start,
+        };
+    }
+    let slice = (turn / every % u64::from(REBASE_SLICES)) as u32;
     let width = u32::from(owned.end - owned.start);
     let boundary = |slice: u32| owned.start + (slice * width / REBASE_SLICES) as u16;
     KeyGroupRange {

@@ -1,7 +1,7 @@
 //! OIDs of what has no row in the catalog: built-in schemas, roles, and the parts of relations. All are functions of
 //! persisted OIDs or names, so that they are the same at every look and after every restart.
 
-use crate::catalog::objects::{Column, ColumnKind, Object, Pipeline, Table};
+use crate::catalog::objects::{Column, ColumnKind, ConstraintKind, Object, Pipeline, Table};
 use crate::catalog::snapshot::CatalogSnapshot;
 use crate::ids::Oid;
 
@@ -164,9 +164,20 @@ fn of_table<'a>(object: &'a Object, table: &'a Table) -> UserRelation<'a> {
         object,
         kind: "r",
         columns: table.columns.iter().map(column).collect(),
-        key: (!key.is_empty()).then(|| (key, format!("{}_pkey", table.header.name))),
+        key: (!key.is_empty()).then(|| (key, primary_key_name(table))),
         primary: true,
     }
+}
+
+fn primary_key_name(table: &Table) -> String {
+    let named = table
+        .constraints
+        .iter()
+        .find(|constraint| constraint.kind == ConstraintKind::PrimaryKey);
+    named.map_or_else(
+        || format!("{}_pkey", table.header.name),
+        |constraint| constraint.name.clone(),
+    )
 }
 
 fn of_pipeline<'a>(object: &'a Object, pipeline: &'a Pipeline) -> UserRelation<'a> {

@@ -78,6 +78,7 @@ fn table() -> Object {
         columns,
         columns_inferred: false,
         primary_key: vec!["k".into()],
+        constraints: Vec::new(),
         watermark: Some(WatermarkDefinition {
             column: "ts".into(),
             expression: None,

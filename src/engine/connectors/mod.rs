@@ -212,6 +212,9 @@ pub trait Source: Send {
     /// shard through its context when that changes.
     fn poll(&mut self, rows_max: usize) -> Result<SourcePoll>;
 
+    /// A barrier passes behind what `poll` returned so far.
+    fn at_barrier(&mut self, _epoch: Epoch) {}
+
     /// Where each split of this subtask stands after what `poll` returned so far: the next row to read.
     fn offsets(&self) -> Vec<SplitOffset>;
 

@@ -57,6 +57,11 @@ impl Committers {
         Ok(Committers(committers))
     }
 
+    /// There are no sinks: what is decided is committed.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Commits what `manifest` holds for the sinks of its epoch. Idempotent.
     pub async fn commit(&mut self, manifest: &Manifest) -> Result<(), Error> {
         for (operator, committables) in persistence::committables(manifest) {
@@ -158,7 +163,10 @@ impl CommitTask {
                     }
                 }
                 (Action::MarkCommitted, _) => {
-                    mark_committed(&self.place, epoch).await;
+                    // The decision has said so where there are no sinks.
+                    if !self.committers.is_empty() {
+                        mark_committed(&self.place, epoch).await;
+                    }
                     break;
                 }
                 (Action::Decide | Action::CommitSinks, None) => break,
@@ -215,7 +223,7 @@ impl CommitTask {
             bytes: manifest.bytes(),
             started_at: self.passed.started_at_micros,
             finished_at: self.place.clock.now_micros(),
-            committed: false,
+            committed: self.committers.is_empty(),
             kept_label: self.label.clone(),
             final_: self.is_final,
             inputs: inputs.iter().map(input).collect(),

@@ -11,9 +11,9 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::engine::coordinator::Shared;
+use crate::engine::coordinator::kept_table::settings_of;
 use crate::engine::coordinator::persistence::open_checkpoint;
 use crate::engine::coordinator::recovery::{catalog_error, compile, pipeline_of};
-use crate::engine::coordinator::settings::PipelineSettings;
 use crate::engine::error::Error;
 use crate::engine::graph::{JobGraph, MaterializeSpec, OperatorSpec};
 use crate::engine::results::history::{DurableEpoch, PinnedEpoch, ResultHistory};
@@ -105,7 +105,7 @@ impl CheckpointHistory {
                 epoch: epoch.0,
             });
         };
-        let parallelism = PipelineSettings::of(&object.options, shared.defaults)?.parallelism;
+        let parallelism = settings_of(&shared.catalog.snapshot(), &object, shared.defaults)?.parallelism;
         let graph = compile(&shared, &object, parallelism).await?;
         let Some((operator, spec, schema)) = kept(&graph) else {
             return Err(Error::Internal(format!("\"{}\" keeps no result", object.header.name)));

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::catalog::change::Change;
 use crate::catalog::jobs::{Decision, JobRecord, JobState};
+use crate::catalog::objects::Object;
 use crate::engine::coordinator::Shared;
 use crate::engine::coordinator::commit::CheckpointPlace;
 use crate::engine::coordinator::deploy::deploy;
@@ -520,7 +521,9 @@ impl JobTask {
     }
 
     async fn try_record_end(&self) -> Result<(), crate::catalog::error::Error> {
-        if !self.job.desired_running && self.shared.catalog.snapshot().get(self.pipeline).is_some() {
+        let snapshot = self.shared.catalog.snapshot();
+        let is_pipeline = matches!(snapshot.get(self.pipeline), Some(Object::Pipeline(_)));
+        if !self.job.desired_running && is_pipeline {
             let change = Change::SetDesiredRunning {
                 pipeline: self.pipeline,
                 running: false,

@@ -18,6 +18,7 @@ pub mod garbage;
 pub mod history;
 pub mod job;
 mod job_task;
+pub mod kept_table;
 mod persistence;
 pub mod recovery;
 pub mod restart;
@@ -37,13 +38,14 @@ use tracing::{info, warn};
 use crate::catalog::Catalog;
 use crate::catalog::change::Change;
 use crate::catalog::jobs::{JobFilter, JobRecord, JobState};
-use crate::catalog::objects::Pipeline;
+use crate::catalog::objects::{Pipeline, Table};
 use crate::catalog::snapshot::CatalogSnapshot;
 use crate::clock::Clock;
 use crate::engine::coordinator::foreground::ForegroundJob;
 use crate::engine::coordinator::history::CheckpointHistory;
 use crate::engine::coordinator::job::StopGoal;
 use crate::engine::coordinator::job_task::{Command, JobSummary, JobTask, SharedMetrics};
+use crate::engine::coordinator::kept_table::keeper;
 use crate::engine::coordinator::recovery::{StartFrom, catalog_error, new_job, pipeline_of};
 use crate::engine::coordinator::run::CheckpointRequest;
 use crate::engine::coordinator::settings::PipelineSettings;
@@ -435,9 +437,23 @@ impl Coordinator {
         foreground::start(&self.shared, graph)
     }
 
-    /// At server start: starts every pipeline that shall run, and makes the results of the others readable.
+    /// Starts the job of an internal table unless it runs.
+    pub fn start_table(&self, table: &Table) -> Result<()> {
+        match keeper(table) {
+            Some(keeper) if !self.is_running(table.header.oid) => self.launch(&keeper, StartFrom::Newest).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// At server start: starts the jobs of internal tables and every pipeline that shall run, and makes the results of the
+    /// others readable.
     pub async fn resume_all(&self) {
         let snapshot = self.shared.catalog.snapshot();
+        for table in snapshot.tables() {
+            if let Err(error) = self.start_table(table) {
+                warn!(table = table.header.name, %error, "could not start");
+            }
+        }
         for pipeline in snapshot.pipelines() {
             if pipeline.desired_running {
                 if let Err(error) = self.launch(pipeline, StartFrom::Newest) {

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::{info, warn};
 
 use crate::catalog::jobs::{CheckpointRecord, JobRecord};
-use crate::catalog::objects::{Object, Pipeline};
+use crate::catalog::objects::Pipeline;
 use crate::engine::coordinator::Shared;
 use crate::engine::coordinator::commit::{CheckpointPlace, Committers, commit_sinks, mark_committed};
+use crate::engine::coordinator::kept_table::{job_owner, settings_of};
 use crate::engine::coordinator::persistence::{self, OpenCheckpoint, open_checkpoint};
 use crate::engine::coordinator::settings::PipelineSettings;
 use crate::engine::error::Error;
@@ -61,7 +62,7 @@ pub async fn find_start(
     begun: &AtomicU64,
 ) -> Result<StartPoint, Error> {
     let pipeline = pipeline_of(shared, job.pipeline)?;
-    let settings = PipelineSettings::of(&pipeline.options, shared.defaults)?;
+    let settings = settings_of(&shared.catalog.snapshot(), &pipeline, shared.defaults)?;
     job.parallelism = settings.parallelism;
     let store = shared.catalog.store();
     job.generation = store
@@ -125,12 +126,9 @@ pub async fn find_start(
 }
 
 pub fn pipeline_of(shared: &Shared, oid: Oid) -> Result<Pipeline, Error> {
-    match shared.catalog.snapshot().get(oid) {
-        Some(Object::Pipeline(pipeline)) => Ok(pipeline.clone()),
-        _ => Err(Error::UnknownPipeline {
-            pipeline: oid.to_string(),
-        }),
-    }
+    job_owner(&shared.catalog.snapshot(), oid).ok_or_else(|| Error::UnknownPipeline {
+        pipeline: oid.to_string(),
+    })
 }
 
 pub fn key_groups_of(pipeline: &Pipeline) -> Result<KeyGroups, Error> {

@@ -24,7 +24,7 @@ use crate::engine::worker::Deployment;
 use crate::error::{ErrorReport, Report};
 use crate::ids::{Epoch, Generation};
 use crate::state::manifest::Manifest;
-use crate::state::snapshot::rebase_range;
+use crate::state::snapshot::{rebase_range, rebase_range_seldom};
 
 /// How often a job is asked whether it has caught up while somebody waits for that.
 const CAUGHT_UP_STEP: Duration = Duration::from_millis(10);
@@ -56,6 +56,8 @@ pub struct Run {
     next_epoch: Epoch,
     /// Ticks are of use to this graph.
     ticks: bool,
+    /// See [`PipelineSettings::on_demand`].
+    on_demand: bool,
     tick_interval: Duration,
     next_tick: Instant,
     /// `None` for foreground jobs.
@@ -151,7 +153,8 @@ impl Run {
         let inputs = drivers.iter().filter(is_input).copied().collect();
         Run {
             clock: Arc::clone(&deployment.context().clock),
-            ticks: wants_ticks(&deployment.context().graph),
+            ticks: wants_ticks(&deployment.context().graph) && !settings.on_demand,
+            on_demand: settings.on_demand,
             tracker: BarrierTracker::new(drivers.clone(), inputs),
             not_ready: drivers.clone(),
             not_ended: drivers,
@@ -267,6 +270,7 @@ impl Run {
         }
         if let Some(checkpoints) = &self.checkpoints
             && checkpoints.committing.is_none()
+            && !self.on_demand
         {
             due = due.min(checkpoints.next);
         }
@@ -293,13 +297,13 @@ impl Run {
                 Some(BarrierKind::Stop)
             } else if checkpoints.requests.iter().any(|request| request.label.is_some()) {
                 Some(BarrierKind::Savepoint)
-            } else if !checkpoints.requests.is_empty() || checkpoints.next <= now {
+            } else if !checkpoints.requests.is_empty() || checkpoints.next <= now && !self.on_demand {
                 Some(BarrierKind::Checkpoint)
             } else {
                 None
             };
             if let Some(kind) = kind {
-                checkpoints.begin(kind, self.not_ended.is_empty(), &self.deployment);
+                checkpoints.begin(kind, self.not_ended.is_empty(), self.on_demand, &self.deployment);
                 return self.inject(kind);
             }
         }
@@ -404,7 +408,7 @@ impl Run {
                 // What operators handed over for it is gone from their marks: the next has to hold everything.
                 checkpoints.full = true;
                 answer(current.answers, || Err(report.clone()));
-                Some(if current.is_stop || checkpoints.first {
+                Some(if current.is_stop || checkpoints.first || self.on_demand {
                     News::Failed(report)
                 } else {
                     News::Aborted(report)
@@ -436,7 +440,7 @@ async fn wait_for<T>(task: Option<&mut JoinHandle<T>>) -> Result<T, tokio::task:
 
 impl Checkpoints {
     /// The next barrier is one that persists.
-    fn begin(&mut self, kind: BarrierKind, all_ended: bool, deployment: &Deployment) {
+    fn begin(&mut self, kind: BarrierKind, all_ended: bool, on_demand: bool, deployment: &Deployment) {
         self.next = Instant::now() + self.interval;
         let mut requests = std::mem::take(&mut self.requests);
         let label = requests.iter_mut().find_map(|request| request.label.take());
@@ -453,8 +457,9 @@ impl Checkpoints {
             Some(parent) if !self.full => {
                 let parent = Arc::clone(parent);
                 let key_groups = deployment.context().key_groups;
-                RebaseRule::Rolling(Arc::new(move |epoch, owned| {
-                    rebase_range(Some(&parent), epoch, key_groups, owned)
+                RebaseRule::Rolling(Arc::new(move |epoch, owned| match on_demand {
+                    true => rebase_range_seldom(Some(&parent), key_groups, owned),
+                    false => rebase_range(Some(&parent), epoch, key_groups, owned),
                 }))
             }
             _ => RebaseRule::Everything,

@@ -19,6 +19,9 @@ pub struct PipelineSettings {
     pub checkpoint_interval: Duration,
     /// How often results become visible between checkpoints.
     pub barrier_interval: Duration,
+    /// Barriers come only when somebody asks for a checkpoint, and a checkpoint that cannot be written is undone: the job
+    /// starts again from the last one.
+    pub on_demand: bool,
 }
 
 impl Default for PipelineSettings {
@@ -27,6 +30,7 @@ impl Default for PipelineSettings {
             parallelism: 1,
             checkpoint_interval: Duration::from_secs(10),
             barrier_interval: Duration::from_secs(1),
+            on_demand: false,
         }
     }
 }

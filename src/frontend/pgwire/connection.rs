@@ -20,13 +20,13 @@ use tracing::{debug, error};
 use super::cancel::Backend;
 use super::error::{Error, Severity};
 use super::extended::{Portal, Prepared};
-use super::limits::{FRAME_BYTES_MAX, QUEUED_BYTES_MAX, QUEUED_MESSAGES_MAX};
+use super::limits::{COPY_BYTES_MAX, FRAME_BYTES_MAX, QUEUED_BYTES_MAX, QUEUED_MESSAGES_MAX};
 use super::message::{Frame, FrameReader, FrontendMessage, decode};
 use super::reply::ReplyWriter;
-use super::rows::{Interrupts, terminated};
+use super::rows::{Interrupts, StatementInterrupts, terminated};
 use super::sql_session::SqlSession;
 use super::startup::BoxedSocket;
-use crate::error::{Report, SqlState};
+use crate::error::{ErrorReport, Report, SqlState};
 use crate::frontend::transaction::TransactionStatus;
 
 pub type Replies = ReplyWriter<WriteHalf<BoxedSocket>>;
@@ -49,6 +49,8 @@ pub struct Connection<S: SqlSession> {
     /// After an error in the extended protocol, until Sync.
     skip_to_sync: bool,
     statement_bytes_max: usize,
+    /// What the client has said and nobody has looked at; `None` before and after serving.
+    incoming: Option<mpsc::Receiver<Incoming>>,
 }
 
 impl<S: SqlSession> Connection<S> {
@@ -67,6 +69,7 @@ impl<S: SqlSession> Connection<S> {
             portals: HashMap::new(),
             skip_to_sync: false,
             statement_bytes_max,
+            incoming: None,
         }
     }
 
@@ -74,7 +77,9 @@ impl<S: SqlSession> Connection<S> {
     pub async fn run(mut self, frames: FrameReader<ReadHalf<BoxedSocket>>) {
         let (sender, receiver) = mpsc::channel(QUEUED_MESSAGES_MAX);
         let reader = crate::spawn::named("pgwire reader", read_messages(frames, sender, self.interrupts.clone()));
-        let served = AssertUnwindSafe(self.serve(receiver)).catch_unwind().await;
+        self.incoming = Some(receiver);
+        let served = AssertUnwindSafe(self.serve()).catch_unwind().await;
+        self.incoming = None;
         let end = served.unwrap_or_else(|_| {
             metrics::counter!("laminar_panics_total", "component" => "pgwire").increment(1);
             error!(
@@ -101,17 +106,10 @@ impl<S: SqlSession> Connection<S> {
     }
 
     /// `Ok`: the client said goodbye.
-    async fn serve(&mut self, mut incoming: mpsc::Receiver<Incoming>) -> Result<(), Error> {
+    async fn serve(&mut self) -> Result<(), Error> {
         self.ready().await?;
         loop {
-            let next = tokio::select! {
-                biased;
-                () = self.interrupts.terminate.cancelled() => return Err(terminated()),
-                next = incoming.recv() => next,
-            };
-            let Some(next) = next else {
-                return Err(Error::Disconnected);
-            };
+            let next = self.next_message().await?;
             if matches!(next.message, Ok(FrontendMessage::Terminate)) {
                 return Ok(());
             }
@@ -123,6 +121,51 @@ impl<S: SqlSession> Connection<S> {
                 Ok(()) => {}
                 Err(error @ (Error::Disconnected | Error::Fatal(_))) => return Err(error),
                 Err(error) => self.recover(kind, &error).await?,
+            }
+        }
+    }
+
+    async fn next_message(&mut self) -> Result<Incoming, Error> {
+        let Some(incoming) = &mut self.incoming else {
+            return Err(Error::Disconnected);
+        };
+        tokio::select! {
+            biased;
+            () = self.interrupts.terminate.cancelled() => Err(terminated()),
+            next = incoming.recv() => next.ok_or(Error::Disconnected),
+        }
+    }
+
+    /// Everything that the client copies in, up to its end.
+    pub(super) async fn copied_data(&mut self, interrupts: &StatementInterrupts<'_>) -> Result<Vec<u8>, Error> {
+        let mut data = Vec::new();
+        loop {
+            let next = tokio::select! {
+                biased;
+                error = interrupts.raised() => return Err(error),
+                next = self.next_message() => next?,
+            };
+            match next.message? {
+                FrontendMessage::CopyData(piece) if data.len() + piece.len() > COPY_BYTES_MAX => {
+                    return Err(Error::Limit {
+                        message: format!("the data of a COPY is longer than {COPY_BYTES_MAX} bytes"),
+                        hint: "Load it with several COPY statements.",
+                    });
+                }
+                FrontendMessage::CopyData(piece) => data.extend_from_slice(&piece),
+                FrontendMessage::CopyDone => return Ok(data),
+                FrontendMessage::CopyFail(reason) => {
+                    let message = format!("COPY from stdin failed: {reason}");
+                    return Err(Error::Statement(ErrorReport::new(SqlState::QUERY_CANCELED, message)));
+                }
+                FrontendMessage::Flush | FrontendMessage::Sync => {}
+                FrontendMessage::Terminate => return Err(Error::Disconnected),
+                _ => {
+                    return Err(Error::protocol(format!(
+                        "unexpected message type 0x{:02X} during COPY from stdin",
+                        next.kind
+                    )));
+                }
             }
         }
     }
@@ -144,8 +187,8 @@ impl<S: SqlSession> Connection<S> {
                 what: "the function call message".into(),
                 hint: "Call the function with SELECT.".into(),
             }),
-            // Sent after COPY FROM STDIN was refused: Postgres ignores them, too.
-            FrontendMessage::CopyData | FrontendMessage::CopyDone | FrontendMessage::CopyFail => Ok(()),
+            // Sent after COPY FROM STDIN was refused or failed: Postgres ignores them, too.
+            FrontendMessage::CopyData(_) | FrontendMessage::CopyDone | FrontendMessage::CopyFail(_) => Ok(()),
             FrontendMessage::Terminate => Ok(()),
             FrontendMessage::Password => Err(unexpected(b'p')),
             FrontendMessage::Unknown(kind) => Err(unexpected(kind)),

@@ -214,11 +214,10 @@ impl<S: SqlSession> Connection<S> {
                 Response::CopyOut { format, schema, rows } => {
                     return self.copy_out(&format, schema, rows, &interrupts).await;
                 }
+                Response::CopyIn(copy) => return self.copy_in(*copy, &interrupts).await,
                 Response::Rows { schema, rows, tag } => {
                     check_columns(portal.columns.as_ref(), &schema)?;
-                    if portal.formats.len() != schema.fields().len() {
-                        return Err(Error::internal("a statement without described columns gave rows"));
-                    }
+                    check_formats(&portal.formats, &schema)?;
                     let encoder = RowEncoder::new(schema, portal.formats.clone(), self.session.output_style());
                     let rows = RunningRows::new(encoder, rows);
                     portal.state = PortalState::Sending { rows, tag };
@@ -319,6 +318,13 @@ fn result_formats(codes: &[i16], columns: usize) -> Result<Vec<Format>, Error> {
             each.len()
         ))),
     }
+}
+
+fn check_formats(formats: &[Format], actual: &SchemaRef) -> Result<(), Error> {
+    if formats.len() == actual.fields().len() {
+        return Ok(());
+    }
+    Err(Error::internal("a statement without described columns gave rows"))
 }
 
 /// The objects may have changed since Parse; drivers know this error and parse again.

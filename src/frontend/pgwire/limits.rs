@@ -41,3 +41,6 @@ pub const FLUSH_BYTES: usize = 64 * 1024;
 
 /// How long running sessions may take to end at a shutdown.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// The data of one COPY FROM STDIN, which is kept until it is inserted as a whole.
+pub const COPY_BYTES_MAX: usize = 256 << 20;

@@ -13,6 +13,7 @@ pub mod auth;
 pub mod cancel;
 mod connection;
 pub mod copy;
+mod copy_in;
 pub mod encode;
 pub mod error;
 mod extended;

@@ -6,12 +6,13 @@ use arrow::datatypes::SchemaRef;
 
 use super::connection::Connection;
 use super::copy::CopyEncoder;
+use super::copy_in;
 use super::encode::{Format, RowEncoder};
 use super::error::Error;
 use super::rows::{RunningRows, Sent, StatementInterrupts, copy_data};
 use super::sql_session::SqlSession;
-use crate::frontend::response::{Response, Rows, RowsTag};
-use crate::frontend::sql::statement::CopyFormat;
+use crate::frontend::response::{CopyIn, Response, Rows, RowsTag};
+use crate::frontend::sql::statement::{CopyFormat, CopyKind};
 use crate::frontend::transaction::TransactionStatus;
 
 impl<S: SqlSession> Connection<S> {
@@ -56,6 +57,7 @@ impl<S: SqlSession> Connection<S> {
                 self.replies.complete(&rows_tag(tag, sent))?;
             }
             Response::CopyOut { format, schema, rows } => self.copy_out(&format, schema, rows, &interrupts).await?,
+            Response::CopyIn(copy) => self.copy_in(*copy, &interrupts).await?,
         }
         Ok(())
     }
@@ -88,6 +90,30 @@ impl<S: SqlSession> Connection<S> {
         self.replies.put_empty(b'c');
         self.send_notices()?;
         self.replies.complete(&rows_tag(RowsTag::Counted("COPY"), sent))
+    }
+}
+
+impl<S: SqlSession> Connection<S> {
+    /// CopyInResponse, the client's data, `COPY n`; in both protocols.
+    pub(super) async fn copy_in(&mut self, copy: CopyIn, interrupts: &StatementInterrupts<'_>) -> Result<(), Error> {
+        let code = i8::from(copy.format.kind == CopyKind::Binary);
+        let columns = copy.columns.len();
+        let count = i16::try_from(columns).map_err(|_| Error::TooManyColumns { columns })?;
+        let formats = vec![i16::from(code); columns];
+        self.replies
+            .put(&pgwire::messages::copy::CopyInResponse::new(code, count, formats))?;
+        self.flush().await?;
+        let data = self.copied_data(interrupts).await?;
+        let zone = self.session.output_style().time_zone;
+        let rows = copy_in::rows(&copy.format, &copy.columns, &data, &zone)?;
+        drop(data);
+        let inserted = tokio::select! {
+            biased;
+            error = interrupts.raised() => return Err(error),
+            inserted = self.session.insert_copied(&copy, rows) => inserted?,
+        };
+        self.send_notices()?;
+        self.replies.complete(&format!("COPY {inserted}"))
     }
 }
 

@@ -4,11 +4,13 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
+
 use super::encode::OutputStyle;
 use crate::error::ErrorReport;
 use crate::frontend::notice::Notice;
 use crate::frontend::parameter::Parameter;
-use crate::frontend::response::{Description, Response};
+use crate::frontend::response::{CopyIn, Description, Response};
 use crate::frontend::transaction::TransactionStatus;
 use crate::types::SqlType;
 
@@ -59,6 +61,13 @@ pub trait SqlSession: Send + 'static {
         statement: &Self::Statement,
         parameters: &[Parameter],
     ) -> impl Future<Output = Result<Response, ErrorReport>> + Send;
+
+    /// Inserts what the client sent after [`Response::CopyIn`]; the number of rows.
+    fn insert_copied(
+        &mut self,
+        copy: &CopyIn,
+        rows: RecordBatch,
+    ) -> impl Future<Output = Result<u64, ErrorReport>> + Send;
 
     /// An error was sent to the client, from wherever: an open transaction is failed now.
     fn statement_failed(&mut self);

@@ -35,7 +35,7 @@ pub struct ServerBackend {
 
 impl ServerBackend {
     pub fn new(server: Arc<ServerContext>) -> ServerBackend {
-        let compiler = SqlPipelineCompiler::new(Arc::clone(&server.environment));
+        let compiler = SqlPipelineCompiler::new(Arc::clone(&server.environment), server.tables.clone());
         ServerBackend {
             server,
             compiler,

@@ -1,12 +1,12 @@
-//! `CREATE TABLE`: columns with metadata and generated ones, keys, watermarks, options, AS SELECT.
+//! `CREATE TABLE`: columns with metadata and generated ones, constraints, watermarks, options, AS SELECT.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
 
-use crate::catalog::objects::{Column, ColumnKind, WatermarkDefinition};
+use crate::catalog::objects::{Column, ColumnKind, ConstraintKind, WatermarkDefinition};
 use crate::frontend::error::{Error, Result};
 use crate::frontend::sql::cursor::Cursor;
 use crate::frontend::sql::options;
-use crate::frontend::sql::statement::{CreateTable, Statement};
+use crate::frontend::sql::statement::{ConstraintText, CreateTable, Statement};
 
 pub fn statement(cursor: &mut Cursor<'_>) -> Result<Statement> {
     table(cursor).map(|table| Statement::CreateTable(Box::new(table)))
@@ -19,6 +19,7 @@ pub fn table(cursor: &mut Cursor<'_>) -> Result<CreateTable> {
         name: cursor.qualified_name()?,
         columns: None,
         primary_key: Vec::new(),
+        constraints: Vec::new(),
         watermark: None,
         options: None,
         query: None,
@@ -36,7 +37,28 @@ pub fn table(cursor: &mut Cursor<'_>) -> Result<CreateTable> {
     if table.columns.is_none() && table.options.is_none() && table.query.is_none() {
         return Err(cursor.unexpected("\"(\""));
     }
+    refuse_to_enforce(&table)?;
     Ok(table)
+}
+
+/// What an outside system holds, nobody here can keep to rules.
+fn refuse_to_enforce(table: &CreateTable) -> Result<()> {
+    let enforced = table.constraints.iter().find_map(|constraint| match &constraint.kind {
+        ConstraintKind::PrimaryKey => None,
+        ConstraintKind::Unique { .. } => Some("UNIQUE"),
+        ConstraintKind::Check { .. } => Some("CHECK"),
+    });
+    match enforced {
+        Some(what) if table.options.is_some() => Err(unsupported_constraint(what)),
+        _ => Ok(()),
+    }
+}
+
+fn unsupported_constraint(what: &str) -> Error {
+    Error::not_supported(
+        format!("the constraint {what}"),
+        "Filter rows in the query that reads the table, or declare a PRIMARY KEY.",
+    )
 }
 
 fn elements(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Result<()> {
@@ -56,13 +78,37 @@ fn elements(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Result<()> {
 }
 
 fn element(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Result<()> {
-    if cursor.take(&["CONSTRAINT"]) {
-        cursor.name()?;
-    }
+    let name = constraint_name(cursor)?;
     if cursor.take(&["PRIMARY", "KEY"]) {
         let at = cursor.index();
         let names = cursor.name_list()?;
+        let kind = ConstraintKind::PrimaryKey;
+        table.constraints.push(ConstraintText {
+            name,
+            kind,
+            column: None,
+        });
         return set_primary_key(cursor, table, names, at);
+    }
+    if cursor.take(&["UNIQUE"]) {
+        let kind = ConstraintKind::Unique {
+            columns: cursor.name_list()?,
+        };
+        table.constraints.push(ConstraintText {
+            name,
+            kind,
+            column: None,
+        });
+        return Ok(());
+    }
+    if cursor.take(&["CHECK"]) {
+        let kind = check(cursor)?;
+        table.constraints.push(ConstraintText {
+            name,
+            kind,
+            column: None,
+        });
+        return Ok(());
     }
     if cursor.sees(&["WATERMARK", "FOR"]) {
         return watermark(cursor, table);
@@ -75,7 +121,11 @@ fn element(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Result<()> {
     }
     refuse_constraint(cursor)?;
     let at = cursor.index();
-    let (column, is_key) = column(cursor)?;
+    let (column, constraints) = column(cursor)?;
+    let is_key = constraints
+        .iter()
+        .any(|constraint| constraint.kind == ConstraintKind::PrimaryKey);
+    table.constraints.extend(constraints);
     let columns = table.columns.get_or_insert_default();
     if columns.iter().any(|other| other.name == column.name) {
         let message = format!("column \"{}\" specified more than once", column.name);
@@ -118,25 +168,52 @@ fn watermark(cursor: &mut Cursor<'_>, table: &mut CreateTable) -> Result<()> {
 
 fn refuse_constraint(cursor: &Cursor<'_>) -> Result<()> {
     for (word, what) in [
-        ("UNIQUE", "UNIQUE"),
-        ("CHECK", "CHECK"),
         ("FOREIGN", "FOREIGN KEY"),
         ("REFERENCES", "REFERENCES"),
         ("EXCLUDE", "EXCLUDE"),
     ] {
         let is_constraint = cursor.sees(&[word]) && (word != "EXCLUDE" || cursor.sees(&["EXCLUDE", "USING"]));
         if is_constraint {
-            return Err(Error::not_supported(
-                format!("the constraint {what}"),
-                "Filter rows in the query that reads the table, or declare a PRIMARY KEY.",
-            ));
+            return Err(unsupported_constraint(what));
         }
     }
     Ok(())
 }
 
-/// A column definition and whether it says PRIMARY KEY; also `ALTER TABLE .. ADD COLUMN`.
-pub fn column(cursor: &mut Cursor<'_>) -> Result<(Column, bool)> {
+fn constraint_name(cursor: &mut Cursor<'_>) -> Result<Option<String>> {
+    match cursor.take(&["CONSTRAINT"]) {
+        true => cursor.name().map(Some),
+        false => Ok(None),
+    }
+}
+
+/// The expression of a CHECK, in its parentheses.
+fn check(cursor: &mut Cursor<'_>) -> Result<ConstraintKind> {
+    let expression = parenthesized(cursor)?;
+    // As dumps write it; what is there is checked either way.
+    cursor.take(&["NO", "INHERIT"]);
+    Ok(ConstraintKind::Check { expression })
+}
+
+/// `(expression)`, without the parentheses.
+fn parenthesized(cursor: &mut Cursor<'_>) -> Result<String> {
+    if !cursor.sees_token(&Token::LParen) {
+        return Err(cursor.unexpected("\"(\""));
+    }
+    let close = cursor.closing()?;
+    cursor.skip(1);
+    let start = cursor.index();
+    cursor.expression()?;
+    if cursor.index() + 1 != close {
+        return Err(cursor.unexpected("\")\""));
+    }
+    let expression = cursor.text_from(start).to_owned();
+    cursor.skip(1);
+    Ok(expression)
+}
+
+/// A column definition and the constraints in it; also `ALTER TABLE .. ADD COLUMN`.
+pub fn column(cursor: &mut Cursor<'_>) -> Result<(Column, Vec<ConstraintText>)> {
     let mut column = Column {
         name: cursor.name()?,
         sql_type: type_text(cursor)?,
@@ -144,26 +221,39 @@ pub fn column(cursor: &mut Cursor<'_>) -> Result<(Column, bool)> {
         default: None,
         kind: ColumnKind::Physical,
     };
-    let mut is_key = false;
-    while column_constraint(cursor, &mut column, &mut is_key)? {}
+    let mut constraints = Vec::new();
+    while column_constraint(cursor, &mut column, &mut constraints)? {}
     if column.sql_type.is_empty() {
         return Err(cursor.unexpected("a type"));
     }
-    Ok((column, is_key))
+    Ok((column, constraints))
 }
 
 /// Reads one constraint; false when none comes.
-fn column_constraint(cursor: &mut Cursor<'_>, column: &mut Column, is_key: &mut bool) -> Result<bool> {
-    if cursor.take(&["CONSTRAINT"]) {
-        cursor.name()?;
-    }
+fn column_constraint(
+    cursor: &mut Cursor<'_>,
+    column: &mut Column,
+    constraints: &mut Vec<ConstraintText>,
+) -> Result<bool> {
+    let name = constraint_name(cursor)?;
+    let of_column = |name: Option<String>, kind: ConstraintKind, column: &Column| ConstraintText {
+        name,
+        kind,
+        column: Some(column.name.clone()),
+    };
     if cursor.take(&["NOT", "NULL"]) {
         column.not_null = true;
     } else if cursor.take(&["NULL"]) {
         column.not_null = false;
     } else if cursor.take(&["PRIMARY", "KEY"]) {
         column.not_null = true;
-        *is_key = true;
+        constraints.push(of_column(name, ConstraintKind::PrimaryKey, column));
+    } else if cursor.take(&["UNIQUE"]) {
+        let columns = vec![column.name.clone()];
+        constraints.push(of_column(name, ConstraintKind::Unique { columns }, column));
+    } else if cursor.take(&["CHECK"]) {
+        let kind = check(cursor)?;
+        constraints.push(of_column(name, kind, column));
     } else if cursor.take(&["DEFAULT"]) {
         column.default = Some(default_text(cursor)?);
     } else if cursor.take(&["METADATA", "FROM"]) {
@@ -224,18 +314,7 @@ fn generated(cursor: &mut Cursor<'_>) -> Result<ColumnKind> {
             "Compute a key from the row's columns.",
         ));
     }
-    if !cursor.sees_token(&Token::LParen) {
-        return Err(cursor.unexpected("\"(\""));
-    }
-    let close = cursor.closing()?;
-    cursor.skip(1);
-    let start = cursor.index();
-    cursor.expression()?;
-    if cursor.index() + 1 != close {
-        return Err(cursor.unexpected("\")\""));
-    }
-    let expression = cursor.text_from(start).to_owned();
-    cursor.skip(1);
+    let expression = parenthesized(cursor)?;
     let stored = cursor.take(&["STORED"]);
     let _ = !stored && cursor.take(&["VIRTUAL"]);
     Ok(ColumnKind::Generated { expression, stored })

@@ -131,7 +131,8 @@ pub fn query_in(statement: &Statement) -> Option<&ast::Query> {
     }
 }
 
-fn number_of(expression: &ast::Expr) -> Option<usize> {
+/// `$n`: n.
+pub fn number_of(expression: &ast::Expr) -> Option<usize> {
     match expression {
         ast::Expr::Value(value) => match &value.value {
             ast::Value::Placeholder(text) => text.strip_prefix('$')?.parse().ok(),

@@ -5,7 +5,7 @@
 
 use datafusion::sql::sqlparser::ast;
 
-use crate::catalog::objects::{Column, ObjectKind, WatermarkDefinition};
+use crate::catalog::objects::{Column, ConstraintKind, ObjectKind, WatermarkDefinition};
 use crate::catalog::snapshot::QualifiedName;
 use crate::engine::graph::EmitMode;
 use crate::options::RawOptions;
@@ -136,11 +136,22 @@ pub struct CreateTable {
     /// `None`: the statement has no column list.
     pub columns: Option<Vec<Column>>,
     pub primary_key: Vec<String>,
+    /// In the order of the text; the PRIMARY KEY is among them.
+    pub constraints: Vec<ConstraintText>,
     pub watermark: Option<WatermarkDefinition>,
     /// `None`: no WITH clause.
     pub options: Option<RawOptions>,
     /// `AS SELECT ..`.
     pub query: Option<QueryText>,
+}
+
+/// A constraint of a table, with or without a name.
+#[derive(Clone, Debug)]
+pub struct ConstraintText {
+    pub name: Option<String>,
+    pub kind: ConstraintKind,
+    /// The column in whose definition it stands.
+    pub column: Option<String>,
 }
 
 #[derive(Clone, Debug)]

@@ -327,7 +327,7 @@ fn every_statement_of_the_surface_parses() {
 fn what_others_have_says_what_to_use() {
     for text in [
         "CREATE SINK s FROM t",
-        "UPDATE t SET a = 1",
+        "MERGE INTO t USING s ON t.a = s.a WHEN MATCHED THEN DELETE",
         "CREATE INDEX i ON t (a)",
         "CREATE FUNCTION f() RETURNS int AS $$ ; $$",
     ] {

@@ -99,17 +99,8 @@ const UNSUPPORTED: &[(&[&str], &str)] = &[
     ),
     (&["REASSIGN"], "The server's configuration names its users."),
     (
-        &["UPDATE"],
-        "Streams change by what arrives; compute the change in a pipeline.",
-    ),
-    (
-        &["DELETE"],
-        "Streams change by what arrives; compute the change in a pipeline.",
-    ),
-    (&["TRUNCATE"], "Drop the pipeline and create it again."),
-    (
         &["MERGE"],
-        "Streams change by what arrives; compute the change in a pipeline.",
+        "Use INSERT .. ON CONFLICT, UPDATE .. FROM and DELETE .. USING.",
     ),
     (&["CALL"], "There are no procedures."),
     (&["DO"], "There are no procedural languages."),

@@ -200,6 +200,15 @@ async fn set_table_options(
     let Object::Table(table) = snapshot.require(ObjectKind::Table, &name, &[])? else {
         return Err(Error::Internal("a table of another kind".into()));
     };
+    if table.is_internal() {
+        return Err(Error::not_supported(
+            format!(
+                "options of table \"{}\", which is connected to nothing,",
+                table.header.name
+            ),
+            "Options are those of a connector.",
+        ));
+    }
     let fixed = ["connector", "connection", "connection_profile", "type"];
     let named = set.0.iter().map(|(option, _)| option).chain(&reset);
     if let Some(option) = named

@@ -1,5 +1,5 @@
 //! CREATE TABLE: connected tables with columns, without them (inferred or those of the query that feeds the table), and
-//! with a query.
+//! with a query. Tables that Laminar keeps are those of [`internal_table`].
 
 use std::collections::HashSet;
 
@@ -19,7 +19,7 @@ use crate::frontend::session::Session;
 use crate::frontend::sql::identifier::{quote, quote_qualified};
 use crate::frontend::sql::statement::{CreateTable, QueryText};
 use crate::frontend::statements::connections::wants_check;
-use crate::frontend::statements::create_pipeline;
+use crate::frontend::statements::{create_pipeline, internal_table};
 use crate::ids::Oid;
 use crate::options::ResolvedOptions;
 use crate::planner::bind::tables::declared_schema;
@@ -32,7 +32,10 @@ const TAG: &str = "CREATE TABLE";
 pub async fn create(session: &mut Session, create: &CreateTable, source: &str) -> Result<Response> {
     let mut create = create.clone();
     create.name = session.name_to_create(&create.name)?;
-    refuse_internal(&create)?;
+    if create.options.as_ref().is_none_or(|options| options.0.is_empty()) {
+        return internal_table::create(session, &create, source).await;
+    }
+    refuse_unconnected(&create)?;
     let snapshot = session.snapshot();
     let exists = snapshot.resolve_relation(&create.name, &[]).is_some();
     let mut table = table_object(&create, &snapshot, &session.search_path())?;
@@ -57,7 +60,7 @@ pub async fn create(session: &mut Session, create: &CreateTable, source: &str) -
     Ok(Response::complete(TAG))
 }
 
-fn created(table: Table, if_not_exists: bool) -> Change {
+pub(crate) fn created(table: Table, if_not_exists: bool) -> Change {
     let object = NewObject {
         object: Object::Table(table),
         depends_on: Vec::new(),
@@ -69,7 +72,7 @@ fn created(table: Table, if_not_exists: bool) -> Change {
     }
 }
 
-fn refuse_internal(create: &CreateTable) -> Result<()> {
+fn refuse_unconnected(create: &CreateTable) -> Result<()> {
     let connected = create.options.as_ref().is_some_and(|options| {
         ["connector", "connection", "connection_profile"]
             .iter()
@@ -78,20 +81,15 @@ fn refuse_internal(create: &CreateTable) -> Result<()> {
     if connected {
         return Ok(());
     }
-    if create.query.is_some() {
-        return Err(Error::not_supported(
-            "CREATE TABLE AS without a connector",
-            "Use CREATE MATERIALIZED VIEW name AS SELECT, or add WITH (connector = '..').",
-        ));
-    }
     Err(Error::not_supported(
-        "a table without a connector",
-        "Name the system that its rows come from or go to: WITH (connector = '..', ..); SHOW CONNECTORS lists them.",
+        "options of a table without a connector",
+        "Name the system that its rows come from or go to: WITH (connector = '..', ..); SHOW CONNECTORS lists them. A table \
+         whose rows Laminar keeps has no options.",
     ))
 }
 
 /// Columns are named once; keys and watermarks name columns.
-fn check_names(table: &Table) -> Result<()> {
+pub(crate) fn check_names(table: &Table) -> Result<()> {
     let mut names = HashSet::new();
     for column in &table.columns {
         if !names.insert(column.name.as_str()) {

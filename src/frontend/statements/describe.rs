@@ -12,7 +12,7 @@ use crate::frontend::session::Session;
 use crate::frontend::sql::identifier::fold;
 use crate::frontend::sql::placeholders;
 use crate::frontend::sql::statement::{Explain, ParsedStatement, Show, Statement};
-use crate::frontend::statements::{explain, query, show, show_create, subscribe};
+use crate::frontend::statements::{dml, explain, query, show, show_create, subscribe};
 use crate::types::SqlType;
 
 pub fn describe(session: &Session, name: &QualifiedName) -> Result<Response> {
@@ -168,6 +168,9 @@ fn parameter_types(
     if let Statement::Insert(insert) = &parsed.statement {
         note(insert_types(session, &insert.insert));
     }
+    if let Statement::Sql(tree) = &parsed.statement {
+        note(dml::describe::parameter_types(session, tree, &parsed.source, declared)?);
+    }
     if let Some(query) = placeholders::query_in(&parsed.statement) {
         note(placeholders::said_types(query));
         if types.iter().any(Option::is_none) {
@@ -225,6 +228,8 @@ fn columns_of(session: &Session, parsed: &ParsedStatement) -> Result<Option<Sche
             Some(text_schema(&[shown]))
         }
         Statement::ShowAllSettings => Some(text_schema(&["name", "setting", "description"])),
+        Statement::Insert(insert) => dml::describe::insert_columns(session, insert, &parsed.source)?,
+        Statement::Sql(tree) => dml::describe::change_columns(session, tree, &parsed.source)?,
         Statement::Explain(Explain { .. }) => Some(explain::schema()),
         Statement::ExplainAnalyzePipeline { .. } => Some(explain::analyze_schema()),
         Statement::Subscribe(subscription) => Some(subscribe::columns(session, subscription, &parsed.source)?),

@@ -47,7 +47,10 @@ pub async fn explain(session: &mut Session, explain: &Explain) -> Result<Respons
 
 fn compiled_pipeline(session: &Session, name: &QualifiedName) -> Result<Compiled> {
     let pipeline = session.pipeline(name)?;
-    let compiler = SqlPipelineCompiler::new(Environment::clone(&session.server.environment));
+    let compiler = SqlPipelineCompiler::new(
+        Environment::clone(&session.server.environment),
+        session.server.tables.clone(),
+    );
     let settings = session.server.coordinator.settings(&pipeline.options)?;
     compile_pipeline(&compiler, &pipeline, settings.parallelism, &session.snapshot())
 }

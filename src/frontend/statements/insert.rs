@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use datafusion::sql::sqlparser::ast;
+
 use crate::catalog::change::{Change, NewObject};
 use crate::catalog::objects::{Object, ObjectKind, Pipeline};
 use crate::catalog::snapshot::QualifiedName;
@@ -18,12 +20,18 @@ use crate::frontend::sql::statement::InsertText;
 use crate::frontend::statements::create_pipeline::{
     keep_session_options, new_pipeline, refuse_to_destroy, tell_notices, warn_of_missing_input,
 };
+use crate::frontend::statements::dml;
 use crate::ids::Oid;
 use crate::options::{RawOptionValue, RawOptions};
 use crate::planner::body::{Body, PipelineBody};
 use crate::planner::compiled::Target;
 
 pub async fn insert(session: &mut Session, insert: &InsertText, source: &str) -> Result<Response> {
+    if let ast::TableObject::TableName(name) = &insert.insert.table
+        && let Some(table) = dml::internal_table(session, name)
+    {
+        return Box::pin(dml::insert::insert(session, table, insert, source)).await;
+    }
     session.refuse_in_block("INSERT")?;
     let mut body = Body {
         statement: PipelineBody::Inserts(vec![insert_statement(insert)?]),

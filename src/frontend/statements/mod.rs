@@ -8,10 +8,12 @@ pub mod create_table;
 pub mod create_view;
 pub mod cursors;
 pub mod describe;
+pub mod dml;
 pub mod drop;
 pub mod envelope;
 pub mod explain;
 pub mod insert;
+pub mod internal_table;
 pub mod pipelines;
 pub mod prepared;
 pub mod query;
@@ -22,6 +24,8 @@ pub mod show;
 pub mod show_create;
 pub mod subscribe;
 pub mod transactions;
+
+use datafusion::sql::sqlparser::ast;
 
 use crate::error::SqlState;
 use crate::frontend::error::{Error, Result};
@@ -87,7 +91,7 @@ pub(crate) async fn execute(
         Statement::Close { name } => cursors::close(session, name.as_deref()),
         Statement::Accepted { tag, notice } => Ok(accepted(session, tag, *notice)),
         Statement::Unsupported { what, hint } => Err(Error::not_supported(what.clone(), *hint)),
-        Statement::Sql(_) => Err(unknown(&parsed.text)),
+        Statement::Sql(tree) => change_rows(session, tree, parsed).await,
     }
 }
 
@@ -108,6 +112,10 @@ pub(crate) fn changes_something(statement: &Statement) -> bool {
         | Statement::Drop(_)
         | Statement::Comment(_)
         | Statement::Insert(_) => true,
+        Statement::Sql(tree) => matches!(
+            tree.as_ref(),
+            ast::Statement::Update(_) | ast::Statement::Delete(_) | ast::Statement::Truncate(_)
+        ),
         Statement::Copy(copy) => copy.direction == CopyDirection::FromClient,
         _ => false,
     }
@@ -118,6 +126,19 @@ fn accepted(session: &mut Session, tag: &str, notice: Option<&str>) -> Response 
         session.tell(Notice::warning(SqlState::WARNING, notice));
     }
     Response::complete(tag)
+}
+
+async fn change_rows(session: &mut Session, tree: &ast::Statement, parsed: &ParsedStatement) -> Result<Response> {
+    if let ast::Statement::Truncate(truncate) = tree {
+        return dml::change::truncate(session, truncate, &parsed.source).await;
+    }
+    match dml::change::read(session, tree)? {
+        Some(statement) => {
+            query::wait_for_read_results(session, tree).await;
+            dml::change::change(session, statement, &parsed.source).await
+        }
+        None => Err(unknown(&parsed.text)),
+    }
 }
 
 /// A statement that parses but that nothing here knows.

@@ -10,7 +10,7 @@ use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::sql::sqlparser::ast;
 use futures::StreamExt;
 
-use crate::catalog::objects::Object;
+use crate::catalog::objects::{Object, Table};
 use crate::catalog::snapshot::CatalogSnapshot;
 use crate::engine::coordinator::foreground::ForegroundJob;
 use crate::engine::message::Weights;
@@ -25,6 +25,7 @@ use crate::frontend::session::Session;
 use crate::frontend::sql::placeholders;
 use crate::frontend::sql::statement::QueryText;
 use crate::frontend::statements::create_pipeline::{tell_notices, warn_of_missing_input};
+use crate::frontend::statements::dml::durable;
 use crate::frontend::statements::query_kind::{can_be_read_to_the_end, kind_of, reads_streams, scans};
 use crate::ids::Oid;
 use crate::planner::batch::{self, Classification};
@@ -96,15 +97,17 @@ pub(crate) async fn one_shot(
         ));
     }
     let snapshot = session.snapshot();
-    wait_for_results(
-        session,
-        &pipelines_read(&query.query, &snapshot, &session.search_path()),
-    )
-    .await;
     let values: Vec<ScalarValue> = parameters.iter().map(|parameter| parameter.value.clone()).collect();
-    let relations = SessionRelations::of(session);
     let settings = session.planner_settings();
-    let planned = batch::plan_select(&query.query, source, &snapshot, &settings, &relations, &values)?;
+    let planned = loop {
+        wait_for_read_results(session, query.query.as_ref()).await;
+        let runs = durable::runs_of(session, &tables_read(session, &query.query)).await?;
+        let relations = SessionRelations::of(session);
+        let planned = batch::plan_select(&query.query, source, &snapshot, &settings, &relations, &values)?;
+        if durable::are_durable(session, &runs, &relations.tables_read()).await {
+            break planned;
+        }
+    };
     let schema = planned.schema();
     let stream = planned.execute().await?;
     let rows = stream.map(|batch| batch.map_err(row_error));
@@ -137,16 +140,36 @@ pub(crate) async fn wait_for_results(session: &Session, pipelines: &[Oid]) {
     let _ = tokio::time::timeout(RESULT_TIMEOUT, all_there).await;
 }
 
-/// Pipelines that keep a result and that a query reads, also through views.
-fn pipelines_read(query: &ast::Query, snapshot: &CatalogSnapshot, search_path: &[String]) -> Vec<Oid> {
-    let read = relations_read(query, snapshot, search_path).into_iter();
-    let kept = read.filter(|object| matches!(object, Object::Pipeline(pipeline) if !pipeline.columns.is_empty()));
+/// Waits for whatever the statement reads that is just starting.
+pub(crate) async fn wait_for_read_results(session: &Session, statement: &impl ast::Visit) {
+    let read = pipelines_read(statement, &session.snapshot(), &session.search_path());
+    wait_for_results(session, &read).await;
+}
+
+fn tables_read(session: &Session, query: &ast::Query) -> Vec<Table> {
+    let snapshot = session.snapshot();
+    let read = relations_read(query, &snapshot, &session.search_path()).into_iter();
+    let internal = read.filter_map(|object| match object {
+        Object::Table(table) if table.is_internal() => Some(table.clone()),
+        _ => None,
+    });
+    internal.collect()
+}
+
+/// Pipelines that keep a result, and internal tables, that a statement reads, also through views.
+fn pipelines_read(statement: &impl ast::Visit, snapshot: &CatalogSnapshot, search_path: &[String]) -> Vec<Oid> {
+    let read = relations_read(statement, snapshot, search_path).into_iter();
+    let kept = read.filter(|object| match object {
+        Object::Pipeline(pipeline) => !pipeline.columns.is_empty(),
+        Object::Table(table) => table.is_internal(),
+        _ => false,
+    });
     kept.map(Object::oid).collect()
 }
 
 /// What a query reads, through views too; the views themselves are left out.
 pub(crate) fn relations_read<'a>(
-    query: &ast::Query,
+    query: &impl ast::Visit,
     snapshot: &'a CatalogSnapshot,
     search_path: &[String],
 ) -> Vec<&'a Object> {
@@ -250,12 +273,12 @@ pub(crate) fn plan_columns(session: &Session, query: &QueryText, source: &str) -
                 .ok_or_else(|| Error::Internal("a query without columns".to_owned()))?
         }
     };
-    let depends_on = named_relations(&query.query, &snapshot, &settings.search_path);
+    let depends_on = named_relations(query.query.as_ref(), &snapshot, &settings.search_path);
     Ok(PlannedColumns { schema, depends_on })
 }
 
 /// The relations that a query names, as far as they are the catalog's.
-pub(crate) fn named_relations(query: &ast::Query, snapshot: &CatalogSnapshot, search_path: &[String]) -> Vec<Oid> {
+pub(crate) fn named_relations(query: &impl ast::Visit, snapshot: &CatalogSnapshot, search_path: &[String]) -> Vec<Oid> {
     let mut oids = Vec::new();
     let _: ControlFlow<()> = ast::visit_relations(query, |relation| {
         let Some(name) = names::qualified(relation) else {

@@ -66,7 +66,7 @@ fn connected_tables(session: &Session, query: &ast::Query) -> Vec<Table> {
     let snapshot = session.snapshot();
     let read = relations_read(query, &snapshot, &session.search_path()).into_iter();
     let tables = read.filter_map(|object| match object {
-        Object::Table(table) => Some(table.clone()),
+        Object::Table(table) if !table.is_internal() => Some(table.clone()),
         _ => None,
     });
     tables.collect()

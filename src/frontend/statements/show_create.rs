@@ -1,7 +1,8 @@
 //! SHOW CREATE: a statement that makes the same object again. Secrets are named, never shown.
 
 use crate::catalog::objects::{
-    Column, ColumnKind, Connection, Object, ObjectHeader, ObjectKind, Pipeline, Secret, SecretSource, Table, View,
+    Column, ColumnKind, Connection, Constraint, ConstraintKind, Object, ObjectHeader, ObjectKind, Pipeline, Secret,
+    SecretSource, Table, View,
 };
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
 use crate::frontend::error::{Error, Result};
@@ -92,7 +93,13 @@ fn table_text(table: &Table, snapshot: &CatalogSnapshot) -> Result<String> {
         options.0.insert(0, ("connection".to_owned(), value));
     }
     let mut lines: Vec<String> = table.columns.iter().map(column_text).collect();
-    if !table.primary_key.is_empty() {
+    lines.extend(
+        table
+            .constraints
+            .iter()
+            .map(|constraint| constraint_text(table, constraint)),
+    );
+    if !table.primary_key.is_empty() && table.constraints.is_empty() {
         let names: Vec<String> = table.primary_key.iter().map(|name| quote(name)).collect();
         lines.push(format!("PRIMARY KEY ({})", names.join(", ")));
     }
@@ -112,6 +119,17 @@ fn table_text(table: &Table, snapshot: &CatalogSnapshot) -> Result<String> {
         name_of(&table.header),
         with_clause(&options)
     ))
+}
+
+/// With its name, by which errors call it.
+fn constraint_text(table: &Table, constraint: &Constraint) -> String {
+    let columns = |names: &[String]| names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ");
+    let rule = match &constraint.kind {
+        ConstraintKind::PrimaryKey => format!("PRIMARY KEY ({})", columns(&table.primary_key)),
+        ConstraintKind::Unique { columns: names } => format!("UNIQUE ({})", columns(names)),
+        ConstraintKind::Check { expression } => format!("CHECK ({expression})"),
+    };
+    format!("CONSTRAINT {} {rule}", quote(&constraint.name))
 }
 
 fn column_text(column: &Column) -> String {

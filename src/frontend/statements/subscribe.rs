@@ -86,6 +86,7 @@ fn find(session: &Session, name: &QualifiedName) -> Result<(String, Oid)> {
     let snapshot = session.snapshot();
     match snapshot.resolve_relation(name, &session.search_path()) {
         Some(Object::Pipeline(pipeline)) => Ok((pipeline.header.name.clone(), pipeline.header.oid)),
+        Some(Object::Table(table)) if table.is_internal() => Ok((table.header.name.clone(), table.header.oid)),
         Some(other) => Err(Error::WrongKind {
             name: name.name.clone(),
             expected: "pipeline",
@@ -120,6 +121,13 @@ fn result_of(session: &Session, pipeline: Oid, name: &QualifiedName) -> Result<A
         return Err(Error::user(
             SqlState::WRONG_OBJECT_TYPE,
             format!("pipeline \"{}\" delivers to a table and keeps no result", name.name),
+        ));
+    }
+    if matches!(snapshot.get(pipeline), Some(Object::Table(_))) {
+        return Err(Error::user_with_hint(
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table \"{}\" is not there yet", name.name),
+            "Its rows are being restored: try again.",
         ));
     }
     Err(Error::user_with_hint(

@@ -1,5 +1,6 @@
-//! BEGIN, COMMIT, ROLLBACK, savepoints.
+//! BEGIN, COMMIT, ROLLBACK, savepoints. A block changes either definitions or the rows of one internal table.
 
+use crate::catalog::change::Change;
 use crate::error::SqlState;
 use crate::frontend::error::{Error, Result};
 use crate::frontend::notice::Notice;
@@ -7,6 +8,7 @@ use crate::frontend::response::Response;
 use crate::frontend::session::{Outcome, Session};
 use crate::frontend::sql::statement::Transaction;
 use crate::frontend::statements::create_pipeline::tell_started;
+use crate::frontend::statements::dml::{self, TableWrites};
 use crate::frontend::transaction::TransactionStatus;
 
 pub async fn run(session: &mut Session, transaction: &Transaction) -> Result<Response> {
@@ -45,23 +47,28 @@ async fn commit(session: &mut Session, chain: bool) -> Result<Response> {
         TransactionStatus::InTransaction => {}
     }
     let read_only = session.transaction.read_only;
-    let changes = session.transaction.end();
+    let (changes, writes) = session.transaction.end();
     session.cursors.end_transaction();
-    if !changes.is_empty() {
-        let outcome = match session.apply_now(changes).await {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                session.settings.end_transaction(false);
-                return Err(error);
-            }
-        };
-        tell_all_started(session, outcome);
+    if let Err(error) = apply(session, changes, writes).await {
+        session.settings.end_transaction(false);
+        return Err(error);
     }
     session.settings.end_transaction(true);
     if chain {
         begin(session, "BEGIN", Some(read_only));
     }
     Ok(Response::complete("COMMIT"))
+}
+
+async fn apply(session: &mut Session, changes: Vec<Change>, writes: Option<TableWrites>) -> Result<()> {
+    if !changes.is_empty() {
+        let outcome = session.apply_now(changes).await?;
+        tell_all_started(session, outcome);
+    }
+    match writes.map(TableWrites::into_piece).transpose()?.flatten() {
+        Some(piece) => dml::commit::commit(session.server(), piece).await,
+        None => Ok(()),
+    }
 }
 
 fn tell_all_started(session: &mut Session, outcome: Outcome) {

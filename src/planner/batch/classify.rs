@@ -14,7 +14,7 @@ use crate::planner::settings::Settings;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Classification {
-    /// Reads kept results, system views, or nothing: [`super::plan_select`].
+    /// Reads kept results, internal tables, system views, or nothing: [`super::plan_select`].
     Batch,
     /// Reads connected tables: a foreground job.
     Stream,
@@ -70,7 +70,7 @@ impl Relations {
                 return true;
             }
             match snapshot.resolve_relation(name, path) {
-                Some(Object::Table(_)) => true,
+                Some(Object::Table(table)) => !table.is_internal(),
                 Some(Object::View(view)) if seen.insert(view.header.oid.0) => {
                     let Ok(query) = dialect::parse_query(&view.query) else {
                         return false;

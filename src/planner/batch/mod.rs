@@ -63,6 +63,23 @@ pub fn plan_select(
     Ok(BatchQuery::new(plan, shown, settings))
 }
 
+/// Plans a query whose rows are put into a table: `shape` makes the table's columns of the query's.
+pub fn plan_shaped(
+    query: &Query,
+    text: &str,
+    snapshot: &Arc<CatalogSnapshot>,
+    settings: &Settings,
+    relations: &dyn BatchRelations,
+    shape: &dyn Fn(LogicalPlan) -> Result<LogicalPlan>,
+) -> Result<BatchQuery> {
+    let functions = functions::register_with_catalog(settings, snapshot);
+    let bound = bind(query, text, snapshot, settings, relations, &functions, Vec::new())?;
+    let windowed = rewrites::window::lower_leftover(bound)?;
+    let plan = shape(coerced(windowed))?;
+    let shown = shown_schema(&plan);
+    Ok(BatchQuery::new(plan, shown, settings))
+}
+
 /// The columns of a query without running it; parameters may have no values yet.
 pub fn describe_select(
     query: &Query,

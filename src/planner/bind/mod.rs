@@ -33,6 +33,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement};
 
 use crate::catalog::objects::{Object, Table, View};
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
+use crate::engine::coordinator::kept_table::keeper;
 use crate::error::nearest;
 use crate::ids::Oid;
 use crate::planner::batch::{ResultRows, result_table};
@@ -179,6 +180,7 @@ impl<'a> Binder<'a> {
 
     fn object_source(&self, object: &'a Object) -> Result<Arc<dyn TableSource>> {
         match object {
+            Object::Table(table) if table.is_internal() => self.internal_source(table),
             Object::Table(table) if self.purpose == Purpose::Batch => {
                 match self.batch.and_then(|batch| batch.connected_table(table)) {
                     Some(rows) => Ok(provider_as_source(rows)),
@@ -212,6 +214,20 @@ impl<'a> Binder<'a> {
                     other.kind().word()
                 ),
             )),
+        }
+    }
+
+    fn internal_source(&self, table: &Table) -> Result<Arc<dyn TableSource>> {
+        let name = &table.header.name;
+        match self.batch.filter(|_| self.purpose == Purpose::Batch) {
+            Some(batch) => batch
+                .pipeline_result(table.header.oid)
+                .map(|rows| provider_as_source(result_table(rows)))
+                .ok_or_else(|| Error::Internal(format!("the rows of table \"{name}\" are missing"))),
+            None => match keeper(table) {
+                Some(keeper) => Ok(Arc::new(tables::result(&keeper)?)),
+                None => Err(Error::Internal(format!("table \"{name}\" is not kept"))),
+            },
         }
     }
 

@@ -53,8 +53,18 @@ pub fn prepare(query: &mut Query, purpose: Purpose, functions: &Functions, sourc
 
 /// Rewrites the expression of a generated column or watermark in place.
 pub fn prepare_expression(expr: &mut Expr, functions: &Functions, source: SourceText<'_>) -> Result<()> {
+    prepare_expression_for(expr, Purpose::Pipeline, functions, source)
+}
+
+/// The same for either engine.
+pub fn prepare_expression_for(
+    expr: &mut Expr,
+    purpose: Purpose,
+    functions: &Functions,
+    source: SourceText<'_>,
+) -> Result<()> {
     let mut pass = SyntaxPass {
-        purpose: Purpose::Pipeline,
+        purpose,
         functions,
         source,
         depth: 1,

@@ -205,8 +205,8 @@ fn resolve(
     }
     let Some(connector) = connector_name(binder, table, &options) else {
         return Err(Error::not_supported(
-            format!("table \"{}\" has no connector", table.header.name),
-            "Tables kept by Laminar itself are not supported; name an outside system: WITH (connector = '..').",
+            format!("table \"{}\" cannot be written by a pipeline", table.header.name),
+            "Keep the query's result: CREATE PIPELINE .. AS SELECT ..",
         ));
     };
     let declared = declared.filter(|schema| !schema.fields().is_empty());

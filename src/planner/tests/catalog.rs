@@ -161,6 +161,7 @@ pub fn table(oid: u32, name: &str, columns: &[&str], given: &[(&str, &str)]) -> 
         columns: columns.iter().map(column).collect(),
         columns_inferred: columns.is_empty(),
         primary_key: Vec::new(),
+        constraints: Vec::new(),
         watermark: None,
         options: options(&given),
         search_path: vec!["public".into()],

@@ -407,6 +407,16 @@ fn deltas_that_outweigh_the_base_are_replaced() {
     };
     let mut manifest = runtime.block_on(checkpoint(&storage, 1, None, vec![snapshot(0, 1, vec![based])]));
     assert_ne!(rebase_range(Some(&manifest), Epoch(2), key_groups(), all), all);
+    let mut seldom = Vec::new();
+    for sequence in 0..256 {
+        manifest.sequence = sequence;
+        let range = rebase_range_seldom(Some(&manifest), key_groups(), all);
+        seldom.extend((!range.is_empty()).then_some((range.start, range.end)));
+    }
+    seldom.sort_unstable();
+    assert_eq!(seldom.len(), 16, "each slice once");
+    assert!(seldom.windows(2).all(|pair| pair[0].1 == pair[1].0), "{seldom:?}");
+    manifest.sequence = 0;
     for epoch in 2..4 {
         let delta = write(
             "groups",

@@ -609,6 +609,7 @@ impl Server {
                 parallelism: 2,
                 checkpoint_interval: Duration::from_millis(20),
                 barrier_interval: Duration::from_millis(10),
+                on_demand: false,
             },
         });
         Server {

@@ -13,7 +13,7 @@ use crate::frontend::notice::Notice;
 use crate::frontend::parameter::Parameter;
 use crate::frontend::pgwire::encode::{OutputStyle, Zone};
 use crate::frontend::pgwire::sql_session::{Login, SessionFactory, SqlSession};
-use crate::frontend::response::{Description, Response, Rows, RowsTag};
+use crate::frontend::response::{CopyIn, Description, Response, Rows, RowsTag};
 use crate::frontend::sql::statement::{CopyFormat, CopyKind};
 use crate::frontend::transaction::TransactionStatus;
 use crate::types::SqlType;
@@ -221,6 +221,10 @@ impl SqlSession for FakeSession {
             parameters: Vec::new(),
             columns: has_rows.then(int_schema),
         })
+    }
+
+    async fn insert_copied(&mut self, _copy: &CopyIn, rows: RecordBatch) -> Result<u64, ErrorReport> {
+        Ok(rows.num_rows() as u64)
     }
 
     async fn run(&mut self, statement: &String, parameters: &[Parameter]) -> Result<Response, ErrorReport> {

@@ -127,6 +127,7 @@ impl FakeBackend {
             columns_inferred: columns.is_empty(),
             columns,
             primary_key: Vec::new(),
+            constraints: Vec::new(),
             watermark: None,
             options,
             search_path: Vec::new(),

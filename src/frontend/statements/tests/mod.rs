@@ -3,3 +3,4 @@
 mod definition;
 mod pipelines;
 mod sessions;
+mod tables;
