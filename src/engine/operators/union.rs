@@ -27,9 +27,12 @@ impl Operator for Union {
 
     fn process(&mut self, _input: usize, mut chunk: Chunk, output: &mut Output) -> Result<()> {
         chunk.key_hashes = None;
-        // Inputs may name their columns otherwise.
+        // Inputs may name their columns otherwise, and carry some where none are needed: rows of nothing cannot travel.
         if chunk.rows.schema_ref() != &self.schema {
-            let columns = chunk.rows.columns().to_vec();
+            let columns = match self.schema.fields().is_empty() {
+                true => Vec::new(),
+                false => chunk.rows.columns().to_vec(),
+            };
             chunk.rows = batch_of(&self.schema, columns, chunk.len())?;
         }
         output.data(chunk);

@@ -10,6 +10,9 @@ use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
 use datafusion::optimizer::{Optimizer, OptimizerRule};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::aggregate_statistics::AggregateStatistics;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
@@ -102,6 +105,14 @@ fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     rules
 }
 
+/// DataFusion's, without the one that takes the known number of rows below an inner aggregate for the answer of an outer one
+/// that has a FILTER. (Nothing but VALUES knows its number of rows.)
+fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    rules.retain(|rule| rule.name() != AggregateStatistics::new().name());
+    rules
+}
+
 /// One partition: results come in the order in which they are made, and memory stays small.
 fn session_state(settings: &Settings) -> SessionState {
     let mut config = SessionConfig::from(bind::options(settings))
@@ -114,6 +125,7 @@ fn session_state(settings: &Settings) -> SessionState {
     let mut state = SessionStateBuilder::new()
         .with_default_features()
         .with_optimizer_rules(optimizer_rules())
+        .with_physical_optimizer_rules(physical_optimizer_rules())
         .with_config(config)
         .with_runtime_env(Arc::clone(&RUNTIME))
         .build();

@@ -20,8 +20,10 @@ use crate::planner::error::{Error, Undefined};
 use crate::planner::settings::{SessionFacts, Settings};
 
 pub mod arrays;
+mod cast_arguments;
 pub mod catalog;
 pub mod checked_arithmetic;
+mod float_extremes;
 mod json;
 pub mod lengths;
 mod postgres;
@@ -65,9 +67,11 @@ pub fn register_all(session: &SessionFacts) -> Functions {
 /// What is the same for every session.
 static COMMON: LazyLock<Functions> = LazyLock::new(|| {
     let mut functions = from_datafusion();
+    float_extremes::register(&mut functions);
     window::register(&mut functions);
     json::register(&mut functions);
     time_arithmetic::register(&mut functions);
+    cast_arguments::register(&mut functions);
     functions
 });
 

@@ -172,3 +172,10 @@ fn union_passes_in_its_own_schema() {
     let mut harness = Harness::new(OperatorSpec::Union, two_columns(), output, context(0, 1), None);
     assert_eq!(harness.run("- 1 2"), lines("- 1 2"));
 }
+
+#[test]
+fn a_union_without_columns_counts_rows_that_carry_some() {
+    let output = shape(schema(&[]), false);
+    let mut harness = Harness::new(OperatorSpec::Union, two_columns(), output, context(0, 1), None);
+    assert_eq!(harness.run("- 1 2").trim(), "-");
+}
