@@ -5,6 +5,8 @@
 //!
 //! Not covered, because other tests do: threads, the files of checkpoints, sinks and their commits.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -354,11 +356,11 @@ impl Run {
             run.drivers.push(driver);
             run.wakers.push(waker);
         }
-        run.to_inputs(Control::Activate);
+        run.tell_inputs(Control::Activate);
         Ok(run)
     }
 
-    fn to_inputs(&mut self, control: Control) {
+    fn tell_inputs(&mut self, control: Control) {
         for &input in &self.inputs {
             self.drivers[input].control(control);
             self.wakers[input].wake();
@@ -414,7 +416,7 @@ impl Run {
             kind,
         };
         self.barrier = Some((barrier, 0, Vec::new()));
-        self.to_inputs(Control::Barrier(barrier));
+        self.tell_inputs(Control::Barrier(barrier));
     }
 
     /// One of those that have something to do gets a turn.

@@ -278,9 +278,12 @@ mod tests {
         let most = integers(&[Some(i64::MAX), None]);
         let one = integers(&[Some(1), Some(1)]);
         for (operation, arguments) in [
-            (Operation::Plus, vec![most.clone(), one.clone()]),
-            (Operation::Multiply, vec![most.clone(), integers(&[Some(2), None])]),
-            (Operation::Minus, vec![integers(&[Some(i64::MIN), None]), one.clone()]),
+            (Operation::Plus, vec![Arc::clone(&most), Arc::clone(&one)]),
+            (Operation::Multiply, vec![Arc::clone(&most), integers(&[Some(2), None])]),
+            (
+                Operation::Minus,
+                vec![integers(&[Some(i64::MIN), None]), Arc::clone(&one)],
+            ),
             (Operation::Negate, vec![integers(&[Some(i64::MIN), None])]),
         ] {
             let error = operation.apply(&arguments, 2).unwrap_err();
