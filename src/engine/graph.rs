@@ -14,6 +14,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::engine::connectors::ConnectorTable;
 use crate::engine::join_spec::JoinSpec;
+use crate::engine::over_spec::OverSpec;
 use crate::ids::OperatorId;
 
 #[derive(Clone, Debug)]
@@ -83,6 +84,7 @@ pub enum OperatorSpec {
     Join(Box<JoinSpec>),
     WindowAggregate(WindowAggregateSpec),
     UpdatingAggregate(AggregateSpec),
+    Over(Box<OverSpec>),
     /// Keeps the result readable by SELECT and SUBSCRIBE.
     Materialize(MaterializeSpec),
     Sink(SinkSpec),
@@ -278,6 +280,7 @@ impl OperatorSpec {
             OperatorSpec::Join(spec) => spec.name(),
             OperatorSpec::WindowAggregate(_) => "window_aggregate",
             OperatorSpec::UpdatingAggregate(_) => "updating_aggregate",
+            OperatorSpec::Over(spec) => spec.name(),
             OperatorSpec::Materialize(_) => "materialize",
             OperatorSpec::Sink(_) => "sink",
             OperatorSpec::ClientOutput { .. } => "client_output",

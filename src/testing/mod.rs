@@ -4,4 +4,5 @@ pub(crate) mod aggregate_specs;
 pub(crate) mod join_harness;
 pub(crate) mod memory_state;
 pub(crate) mod operator_harness;
+pub(crate) mod over_specs;
 pub mod postgres;

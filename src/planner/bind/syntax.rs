@@ -181,11 +181,6 @@ impl SyntaxPass<'_> {
 
     fn check_expression(&self, expr: &Expr) -> ControlFlow<Box<Error>> {
         match expr {
-            Expr::Function(function) if function.over.is_some() => self.refuse(
-                expr.span(),
-                "OVER in a continuous query is not supported",
-                "Use OVER when you read from the pipeline, or aggregate by TUMBLE windows.",
-            ),
             Expr::Function(function) if is_clock(&function_name(function)) => self.refuse(
                 expr.span(),
                 format!("{}() is not supported in a continuous query", function_name(function)),

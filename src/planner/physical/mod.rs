@@ -8,6 +8,7 @@ mod aggregate;
 mod join;
 mod join_bound;
 mod output;
+mod over;
 mod source;
 mod times;
 
@@ -84,6 +85,7 @@ impl Lowering {
             LogicalPlan::Values(values) => self.values(values),
             LogicalPlan::EmptyRelation(empty) => self.empty(empty),
             LogicalPlan::Aggregate(aggregate) => self.updating_aggregate(aggregate),
+            LogicalPlan::Window(window) => self.over(window),
             LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<WindowAggregateNode>() {
                 Some(node) => self.window_aggregate(node),
                 None => Err(Error::Internal(format!("an unknown node {}", extension.node.name()))),
@@ -404,10 +406,6 @@ fn not_continuous(plan: &LogicalPlan) -> Error {
         LogicalPlan::Limit(_) => (
             "LIMIT is not supported in a pipeline",
             "Give LIMIT when you read: SELECT .. FROM the pipeline LIMIT n.",
-        ),
-        LogicalPlan::Window(_) => (
-            "OVER in a continuous query is not supported",
-            "Use OVER when you read from the pipeline, or aggregate by TUMBLE windows.",
         ),
         LogicalPlan::Distinct(_) => (
             "DISTINCT ON in a continuous query is not supported",
