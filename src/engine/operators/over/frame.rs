@@ -148,6 +148,15 @@ impl<'a> Segment<'a> {
                         end: FrameBound::Offset(by),
                     },
                 ..
+            }
+            | OverFunction::Nth {
+                frame:
+                    Frame {
+                        unit,
+                        start: FrameBound::Unbounded,
+                        end: FrameBound::Offset(by),
+                    },
+                ..
             } if *by < 0 => match unit {
                 // The last row of the frame may be of any age.
                 FrameUnit::Range => self.first_after(time.saturating_add(*by)).saturating_sub(1),
