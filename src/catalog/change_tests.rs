@@ -46,6 +46,8 @@ fn pipeline(name: &str, columns: &[(&str, &str)]) -> Object {
             .map(|(n, t)| ((*n).to_owned(), (*t).to_owned()))
             .collect(),
         unique_key: vec![],
+        append_only: false,
+        bounded: false,
         materialized_view: false,
         desired_running: false,
         key_groups: 1024,

@@ -98,6 +98,15 @@ pub struct CheckpointRecord {
     pub kept_label: Option<String>,
     /// All input had ended.
     pub final_: bool,
+    /// The epochs of other pipelines' results that it continues from; they are kept as long as this is.
+    pub inputs: Vec<InputEpoch>,
+}
+
+/// An epoch of a result that another pipeline reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InputEpoch {
+    pub pipeline: Oid,
+    pub epoch: Epoch,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -186,6 +195,21 @@ pub fn error_from_json(text: &str) -> Option<ErrorReport> {
     Some(report)
 }
 
+/// Inputs of a checkpoint as text for the store: `[[oid, epoch], ..]`.
+pub fn inputs_to_json(inputs: &[InputEpoch]) -> String {
+    Value::from_iter(inputs.iter().map(|input| json!([input.pipeline.0, input.epoch.0]))).to_string()
+}
+
+/// The inverse of [`inputs_to_json`]; `None` when `text` is not such a list.
+pub fn inputs_from_json(text: &str) -> Option<Vec<InputEpoch>> {
+    let value: Vec<(u32, u64)> = serde_json::from_str(text).ok()?;
+    let input = |(pipeline, epoch)| InputEpoch {
+        pipeline: Oid(pipeline),
+        epoch: Epoch(epoch),
+    };
+    Some(value.into_iter().map(input).collect())
+}
+
 /// What a run that ended without saying so is closed with when the next one begins.
 pub fn abandoned() -> ErrorReport {
     ErrorReport {
@@ -208,6 +232,19 @@ mod tests {
         }
         assert_eq!(JobState::parse("running"), None);
         assert_eq!(CheckpointKind::parse("stop"), Some(CheckpointKind::Stop));
+    }
+
+    #[test]
+    fn inputs_round_trip() {
+        let of = |pipeline, epoch| InputEpoch {
+            pipeline: Oid(pipeline),
+            epoch: Epoch(epoch),
+        };
+        let inputs = vec![of(7, 1), of(u32::MAX, u64::MAX)];
+        assert_eq!(inputs_to_json(&inputs), "[[7,1],[4294967295,18446744073709551615]]");
+        assert_eq!(inputs_from_json(&inputs_to_json(&inputs)), Some(inputs));
+        assert_eq!(inputs_from_json("[]"), Some(Vec::new()));
+        assert_eq!(inputs_from_json("[7]"), None);
     }
 
     #[test]

@@ -179,6 +179,13 @@ impl CatalogStore for MemoryStore {
         }
     }
 
+    async fn epochs_needed_of(&self, pipeline: Oid) -> Result<Vec<Epoch>> {
+        let state = self.state();
+        let inputs = state.checkpoints.values().flat_map(|checkpoint| &checkpoint.inputs);
+        let needed = inputs.filter(|input| input.pipeline == pipeline);
+        Ok(needed.map(|input| input.epoch).collect())
+    }
+
     async fn delete_checkpoints(&self, pipeline: Oid, epochs: &[Epoch]) -> Result<()> {
         let mut state = self.state();
         for epoch in epochs {

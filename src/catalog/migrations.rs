@@ -7,7 +7,10 @@ use refinery::{Migration, Runner};
 
 use crate::catalog::error::{Error, Result};
 
-const MIGRATIONS: [(&str, &str); 1] = [("V1__catalog", include_str!("../../migrations/0001_catalog.sql"))];
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("V1__catalog", include_str!("../../migrations/0001_catalog.sql")),
+    ("V2__inputs", include_str!("../../migrations/0002_inputs.sql")),
+];
 
 /// What applies them; its history is in a table of our own name, since a Postgres database may be shared.
 pub(crate) fn runner() -> Result<Runner> {

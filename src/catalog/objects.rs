@@ -120,6 +120,12 @@ pub struct Pipeline {
     pub columns: Vec<(String, String)>,
     /// Names of the columns that identify a result row.
     pub unique_key: Vec<String>,
+    /// Rows of the result never change once they are there.
+    #[serde(default)]
+    pub append_only: bool,
+    /// All that it reads ends by itself.
+    #[serde(default)]
+    pub bounded: bool,
     /// Created by CREATE MATERIALIZED VIEW, and shown as one.
     pub materialized_view: bool,
     /// The user wants it to run; survives restarts.

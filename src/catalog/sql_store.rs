@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crate::catalog::error::{Error, Result};
 use crate::catalog::jobs::{
-    CheckpointKind, CheckpointRecord, Decision, JobFilter, JobRecord, JobState, abandoned, error_from_json,
-    error_to_json,
+    CheckpointKind, CheckpointRecord, Decision, InputEpoch, JobFilter, JobRecord, JobState, abandoned, error_from_json,
+    error_to_json, inputs_from_json, inputs_to_json,
 };
 use crate::catalog::objects::Object;
 use crate::catalog::snapshot::Namespace;
@@ -245,6 +245,17 @@ impl<D: SqlDriver> CatalogStore for SqlStore<D> {
         Ok(decision(self.write(vec![(sql, parameters)]).await?))
     }
 
+    async fn epochs_needed_of(&self, pipeline: Oid) -> Result<Vec<Epoch>> {
+        let sql = "SELECT inputs FROM laminar_checkpoint WHERE inputs <> '[]'";
+        let mut epochs = Vec::new();
+        for row in self.read(sql, vec![]).await? {
+            let inputs = inputs_at(&row, 0)?;
+            let needed = inputs.into_iter().filter(|input| input.pipeline == pipeline);
+            epochs.extend(needed.map(|input| input.epoch));
+        }
+        Ok(epochs)
+    }
+
     async fn delete_checkpoints(&self, pipeline: Oid, epochs: &[Epoch]) -> Result<()> {
         let sql = "DELETE FROM laminar_checkpoint WHERE pipeline = $1 AND epoch = $2";
         let delete = |epoch: &Epoch| (sql, vec![integer(pipeline.0), integer(epoch.0)]);
@@ -302,11 +313,11 @@ impl<D: SqlDriver> CatalogStore for SqlStore<D> {
 }
 
 const INSERT_CHECKPOINT: &str = "INSERT INTO laminar_checkpoint (pipeline, epoch, generation, id, job, manifest_path, \
-    kind, state_rows, bytes, started_at, finished_at, committed, kept_label, input_ended) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+    kind, state_rows, bytes, started_at, finished_at, committed, kept_label, input_ended, \
+    inputs) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 
 const SELECT_CHECKPOINTS: &str = "SELECT pipeline, epoch, generation, id, job, manifest_path, kind, state_rows, bytes, \
-    started_at, finished_at, committed, kept_label, input_ended \
+    started_at, finished_at, committed, kept_label, input_ended, inputs \
     FROM laminar_checkpoint WHERE pipeline = $1 ORDER BY epoch DESC LIMIT $2";
 
 const INSERT_JOB: &str = "INSERT INTO laminar_job (job, pipeline, generation, state, desired_running, started_at, \
@@ -400,7 +411,13 @@ fn checkpoint_parameters(checkpoint: &CheckpointRecord) -> Vec<SqlValue> {
         integer(checkpoint.committed),
         SqlValue::Text(checkpoint.kept_label.clone()),
         integer(checkpoint.final_),
+        text(&inputs_to_json(&checkpoint.inputs)),
     ]
+}
+
+fn inputs_at(row: &SqlRow, column: usize) -> Result<Vec<InputEpoch>> {
+    let json = text_at(row, column)?;
+    inputs_from_json(json).ok_or_else(|| unreadable("laminar_checkpoint", json))
 }
 
 fn checkpoint_of(row: &SqlRow) -> Result<CheckpointRecord> {
@@ -420,6 +437,7 @@ fn checkpoint_of(row: &SqlRow) -> Result<CheckpointRecord> {
         committed: integer_at(row, 11)? != 0,
         kept_label: optional_text_at(row, 12)?.map(str::to_owned),
         final_: integer_at(row, 13)? != 0,
+        inputs: inputs_at(row, 14)?,
     })
 }
 

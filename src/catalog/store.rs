@@ -75,6 +75,9 @@ pub trait CatalogStore: Send + Sync {
     /// Names a checkpoint so that it is kept, or takes the name away. `Fenced` when there is no such checkpoint.
     async fn label_checkpoint(&self, pipeline: Oid, epoch: Epoch, label: Option<String>) -> Result<Decision>;
 
+    /// The epochs of this pipeline's result that kept checkpoints of other pipelines continue from, in any order.
+    async fn epochs_needed_of(&self, pipeline: Oid) -> Result<Vec<Epoch>>;
+
     async fn delete_checkpoints(&self, pipeline: Oid, epochs: &[Epoch]) -> Result<()>;
 
     /// Only while the job's generation is the current one.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::catalog::Catalog;
 use crate::catalog::change::{Change, NewObject};
-use crate::catalog::jobs::{CheckpointKind, CheckpointRecord, Decision, JobFilter, JobRecord, JobState};
+use crate::catalog::jobs::{CheckpointKind, CheckpointRecord, Decision, InputEpoch, JobFilter, JobRecord, JobState};
 use crate::catalog::objects::{Connection, Object, ObjectHeader, ObjectKind, Secret, Table, View};
 use crate::catalog::secrets::SecretBox;
 use crate::catalog::snapshot::QualifiedName;
@@ -26,6 +26,7 @@ pub(crate) async fn run_all(mut fresh: impl AsyncFnMut() -> Arc<dyn CatalogStore
     generations_and_epochs_fence(fresh().await).await;
     decisions_are_those_of_the_commit_protocol(fresh().await).await;
     one_of_many_zombies_decides(fresh().await).await;
+    epochs_that_others_continue_from_are_known(fresh().await).await;
     checkpoints_are_listed_kept_and_deleted(fresh().await).await;
     jobs_are_closed_updated_and_forgotten(fresh().await).await;
     records_of_a_pipeline_are_dropped(fresh().await).await;
@@ -290,6 +291,7 @@ pub(crate) fn checkpoint(pipeline: Oid, epoch: u64, generation: u64) -> Checkpoi
         committed: false,
         kept_label: None,
         final_: false,
+        inputs: Vec::new(),
     }
 }
 
@@ -422,6 +424,28 @@ async fn decisions_are_those_of_the_commit_protocol(store: Arc<dyn CatalogStore>
             assert_eq!(decision, expected, "{row:?}, run {mine}, epoch {epoch}");
         }
     }
+}
+
+async fn epochs_that_others_continue_from_are_known(store: Arc<dyn CatalogStore>) {
+    store.migrate().await.unwrap();
+    let (reader, other) = (Oid(20002), Oid(20003));
+    store.begin_generation(reader, job("r", reader)).await.unwrap();
+    for epoch in 1..=3 {
+        let mut record = checkpoint(reader, epoch, 1);
+        let of = |pipeline, epoch| InputEpoch {
+            pipeline,
+            epoch: Epoch(epoch),
+        };
+        record.inputs = vec![of(P, 10 * epoch), of(other, 5)];
+        assert_eq!(store.decide_epoch(record.clone()).await.unwrap(), Decision::Committed);
+        assert_eq!(store.latest_checkpoints(reader, 1).await.unwrap(), [record]);
+    }
+    store.delete_checkpoints(reader, &[Epoch(2)]).await.unwrap();
+    let mut needed = store.epochs_needed_of(P).await.unwrap();
+    needed.sort_unstable();
+    assert_eq!(needed, [Epoch(10), Epoch(30)]);
+    store.drop_pipeline_records(reader).await.unwrap();
+    assert!(store.epochs_needed_of(P).await.unwrap().is_empty());
 }
 
 async fn checkpoints_are_listed_kept_and_deleted(store: Arc<dyn CatalogStore>) {

@@ -191,7 +191,7 @@ pub fn expression_code(message: &str) -> SqlState {
         SqlState::DIVISION_BY_ZERO
     } else if message.contains("value too long for type") {
         SqlState::STRING_DATA_RIGHT_TRUNCATION
-    } else if message.contains("overflow") {
+    } else if message.contains("overflow") || message.ends_with(" out of range") {
         SqlState::NUMERIC_VALUE_OUT_OF_RANGE
     } else if message.contains("cannot cast string") || message.contains("parsing") || message.contains("parse") {
         SqlState::INVALID_TEXT_REPRESENTATION

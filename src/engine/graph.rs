@@ -15,6 +15,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use crate::engine::connectors::ConnectorTable;
 use crate::engine::join_spec::JoinSpec;
 use crate::engine::over_spec::OverSpec;
+use crate::engine::top_n_spec::TopNSpec;
 use crate::ids::OperatorId;
 
 #[derive(Clone, Debug)]
@@ -82,6 +83,7 @@ pub enum OperatorSpec {
     Unnest(UnnestSpec),
     Union,
     Join(Box<JoinSpec>),
+    TopN(TopNSpec),
     WindowAggregate(WindowAggregateSpec),
     UpdatingAggregate(AggregateSpec),
     Over(Box<OverSpec>),
@@ -105,8 +107,6 @@ pub struct SourceSpec {
     pub event_time: Option<EventTimeSpec>,
     /// Columns of the output schema over the physical schema (generated columns, casts); `None` = as delivered.
     pub projection: Option<Vec<Arc<dyn PhysicalExpr>>>,
-    /// Rows that the query wants, over the physical schema, applied after event time and watermark were taken.
-    pub filter: Option<Arc<dyn PhysicalExpr>>,
 }
 
 #[derive(Clone, Debug)]
@@ -278,6 +278,7 @@ impl OperatorSpec {
             OperatorSpec::Unnest(_) => "unnest",
             OperatorSpec::Union => "union",
             OperatorSpec::Join(spec) => spec.name(),
+            OperatorSpec::TopN(_) => "top_n",
             OperatorSpec::WindowAggregate(_) => "window_aggregate",
             OperatorSpec::UpdatingAggregate(_) => "updating_aggregate",
             OperatorSpec::Over(spec) => spec.name(),

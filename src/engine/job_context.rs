@@ -13,6 +13,7 @@ use crate::engine::graph::{GraphNode, JobGraph, StreamShape};
 use crate::engine::job_metrics::JobMetrics;
 use crate::engine::message::Barrier;
 use crate::engine::operator::Operator;
+use crate::engine::results::history::ResultHistory;
 use crate::engine::source_head::SourceOffsets;
 use crate::error::ErrorReport;
 use crate::ids::{Epoch, OperatorId, SubtaskIndex};
@@ -32,6 +33,8 @@ pub struct JobContext {
     pub rebase: RebasePolicy,
     pub operators: OperatorFactory,
     pub dead_letters: DeadLetters,
+    /// Results of other pipelines, for those that read them.
+    pub results: Arc<dyn ResultHistory>,
     /// Foreground jobs only.
     pub client: Option<Arc<ClientQueue>>,
     pub metrics: Arc<JobMetrics>,

@@ -28,5 +28,6 @@ pub mod results;
 pub mod shard;
 pub mod sink_tail;
 pub mod source_head;
+pub mod top_n_spec;
 pub mod values_source;
 pub mod worker;

@@ -1,8 +1,7 @@
-//! The head of a fragment that reads from outside: polls the source, finds event time and watermark, filters, projects.
+//! The head of a fragment that reads from outside: polls the source, finds event time and watermark, projects.
 //!
-//! Watermarks are per split and taken from all rows delivered, before the filter, so that a filter which keeps nothing
-//! does not stall windows. They never go backwards, also across a restart: each split's last watermark is saved with its
-//! offset.
+//! Watermarks are per split. They never go backwards, also across a restart: each split's last watermark is saved with
+//! its offset.
 //!
 //! Guarantee: a checkpoint of a source has its offsets: [`SourceOffsets`] is the only form in which a source can be
 //! snapshotted, and only this file makes one.
@@ -16,7 +15,6 @@ use arrow::array::{
     StringArray, UInt16Array,
 };
 use arrow::buffer::ScalarBuffer;
-use arrow::compute::{filter, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
 use datafusion::physical_expr::PhysicalExpr;
 
@@ -26,6 +24,7 @@ use crate::engine::error::Error;
 use crate::engine::exchange::watermark::{Advance, WatermarkMerge};
 use crate::engine::graph::{EventTimeExpr, EventTimeSpec, SourceSpec};
 use crate::engine::message::{Barrier, CHUNK_ROWS_TARGET, Chunk, Watermark, Weights};
+use crate::engine::results::history::PinnedInput;
 use crate::state::table::{Distribution, OP_PUT, StateReader, TableKind, TableWrite, leading_fields};
 
 /// The table of a source's offsets and watermarks.
@@ -50,11 +49,15 @@ pub enum HeadItem {
 
 /// Where a source stands, ready for a checkpoint.
 #[derive(Debug)]
-pub struct SourceOffsets(TableWrite);
+pub struct SourceOffsets {
+    table: TableWrite,
+    /// What the offsets refer to of other pipelines.
+    pub inputs: Vec<PinnedInput>,
+}
 
 impl SourceOffsets {
     pub fn into_table(self) -> TableWrite {
-        self.0
+        self.table
     }
 }
 
@@ -132,7 +135,6 @@ fn decode_splits(batch: &RecordBatch) -> Result<Vec<SavedSplit>, Box<dyn std::er
 pub struct SourceHead {
     source: Box<dyn Source>,
     time: Option<EventTimeSpec>,
-    filter: Option<Arc<dyn PhysicalExpr>>,
     projection: Option<Vec<Arc<dyn PhysicalExpr>>>,
     output: SchemaRef,
     clock: Arc<dyn Clock>,
@@ -163,7 +165,6 @@ impl SourceHead {
         let mut head = SourceHead {
             source,
             time: spec.and_then(|spec| spec.event_time.clone()),
-            filter: spec.and_then(|spec| spec.filter.clone()),
             projection: spec.and_then(|spec| spec.projection.clone()),
             output,
             clock,
@@ -221,9 +222,9 @@ impl SourceHead {
         self.barriers.push_back(barrier);
     }
 
-    /// Whether the source had nothing more when it was last asked.
+    /// Whether the source had nothing more when it was last asked, and knows of nothing that has come since.
     pub fn is_caught_up(&self) -> bool {
-        self.caught_up
+        self.caught_up && !self.source.is_behind()
     }
 
     pub fn bytes_read(&self) -> u64 {
@@ -253,10 +254,17 @@ impl SourceHead {
         let wait = match self.source.poll(CHUNK_ROWS_TARGET)? {
             SourcePoll::Rows { split, rows } => {
                 self.caught_up = false;
-                self.take_rows(split, rows)?;
+                self.take_rows(split, rows, Weights::AllInsert)?;
+                Some(Instant::now())
+            }
+            SourcePoll::Changes { split, rows, weights } => {
+                self.caught_up = false;
+                self.take_rows(split, rows, Weights::Signed(weights))?;
                 Some(Instant::now())
             }
             SourcePoll::SplitFinished { split } => {
+                // The next poll may say that the source has ended, too: until then it is not idle.
+                self.caught_up = false;
                 self.know_splits(split + 1);
                 let advance = self.watermarks.finish(split);
                 self.advance(advance);
@@ -329,7 +337,7 @@ impl SourceHead {
         self.last_processing_time
     }
 
-    fn take_rows(&mut self, split: usize, rows: RecordBatch) -> Result<(), Error> {
+    fn take_rows(&mut self, split: usize, rows: RecordBatch, weights: Weights) -> Result<(), Error> {
         self.know_splits(split + 1);
         if rows.num_rows() == 0 {
             return Ok(());
@@ -351,7 +359,7 @@ impl SourceHead {
             }
             event_time = Some(times);
         }
-        let chunk = self.shape(rows, event_time)?;
+        let chunk = self.shape(rows, weights, event_time)?;
         if !chunk.is_empty() {
             self.queue.push_back(HeadItem::Data(chunk));
         }
@@ -400,12 +408,12 @@ impl SourceHead {
         }
     }
 
-    /// Filters and projects.
-    fn shape(&self, rows: RecordBatch, times: Option<PrimitiveArray<Int64Type>>) -> Result<Chunk, Error> {
-        let (rows, times) = match &self.filter {
-            Some(predicate) => apply_filter(predicate, rows, times)?,
-            None => (rows, times),
-        };
+    fn shape(
+        &self,
+        rows: RecordBatch,
+        weights: Weights,
+        times: Option<PrimitiveArray<Int64Type>>,
+    ) -> Result<Chunk, Error> {
         let columns = match &self.projection {
             Some(expressions) => expressions
                 .iter()
@@ -416,7 +424,7 @@ impl SourceHead {
         let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
         Ok(Chunk {
             rows: RecordBatch::try_new_with_options(Arc::clone(&self.output), columns, &options)?,
-            weights: Weights::AllInsert,
+            weights,
             event_time: times.map(|times| without_nulls(&times)),
             key_hashes: None,
         })
@@ -441,14 +449,16 @@ impl SourceHead {
             Arc::new(watermarks.collect::<Int64Array>()),
             Arc::new(finished.map(Some).collect::<BooleanArray>()),
         ];
-        Ok(SourceOffsets(TableWrite {
+        let table = TableWrite {
             table: OFFSETS_TABLE,
             kind: TableKind::GlobalKeyed,
             distribution: Distribution::Broadcast,
             rebased: None,
             expired_before: None,
             rows: vec![RecordBatch::try_new(offsets_schema(), columns)?],
-        }))
+        };
+        let inputs = self.source.inputs();
+        Ok(SourceOffsets { table, inputs })
     }
 }
 
@@ -459,25 +469,6 @@ fn offsets_schema() -> SchemaRef {
     fields.push(Field::new("watermark", DataType::Int64, true));
     fields.push(Field::new("finished", DataType::Boolean, false));
     Arc::new(Schema::new(fields))
-}
-
-fn apply_filter(
-    predicate: &Arc<dyn PhysicalExpr>,
-    rows: RecordBatch,
-    times: Option<PrimitiveArray<Int64Type>>,
-) -> Result<(RecordBatch, Option<PrimitiveArray<Int64Type>>), Error> {
-    let mask = predicate.evaluate(&rows)?.into_array(rows.num_rows())?;
-    let mask = mask
-        .as_boolean_opt()
-        .ok_or_else(|| Error::Internal(format!("filter has type {}", mask.data_type())))?;
-    if mask.null_count() == 0 && mask.true_count() == rows.num_rows() {
-        return Ok((rows, times));
-    }
-    let times = match times {
-        Some(times) => Some(filter(&times, mask)?.as_primitive::<Int64Type>().clone()),
-        None => None,
-    };
-    Ok((filter_record_batch(&rows, mask)?, times))
 }
 
 fn without_nulls(times: &PrimitiveArray<Int64Type>) -> ScalarBuffer<i64> {
@@ -500,9 +491,7 @@ mod tests {
 
     use arrow::array::TimestampMicrosecondArray;
     use arrow::datatypes::TimeUnit;
-    use datafusion::logical_expr::Operator;
-    use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
-    use datafusion::scalar::ScalarValue;
+    use datafusion::physical_expr::expressions::Column;
 
     use super::*;
     use crate::clock::ManualClock;
@@ -602,6 +591,33 @@ mod tests {
     }
 
     #[test]
+    fn changes_keep_their_weights() {
+        let SourcePoll::Rows { split, rows } = rows(0, &[Some(10), Some(30)]) else {
+            unreachable!("these are rows");
+        };
+        let weights = ScalarBuffer::from(vec![-1, 1]);
+        let polls = vec![SourcePoll::Changes { split, rows, weights }];
+        let mut head = head(1, polls, time(60_000, None), &SavedSplits::default());
+        let HeadItem::Data(chunk) = head.next_item().unwrap() else {
+            panic!("no rows");
+        };
+        assert_eq!([chunk.weight(0), chunk.weight(1)], [-1, 1]);
+    }
+
+    #[test]
+    fn a_source_that_waited_before_it_ended_is_not_idle() {
+        // What it holds may be older than what others have: idle, it would no longer hold them back.
+        let polls = vec![
+            rows(0, &[Some(5)]),
+            SourcePoll::Pending(Some(Instant::now())),
+            SourcePoll::SplitFinished { split: 0 },
+            SourcePoll::Finished,
+        ];
+        let mut head = head(1, polls, time(60_000, None), &SavedSplits::default());
+        assert_eq!(drain(&mut head), ["d1", "w5", "end"]);
+    }
+
+    #[test]
     fn a_silent_split_goes_idle_and_comes_back() {
         let polls = vec![rows(0, &[Some(10)]), SourcePoll::Pending(None)];
         let mut head = head(2, polls, time(20, None), &SavedSplits::default());
@@ -628,19 +644,6 @@ mod tests {
         let polls = vec![rows(0, &[Some(HOUR + 1), Some(HOUR * 24 * 3650), Some(7)])];
         let mut head = head(1, polls, time(60_000, Some(1_000)), &SavedSplits::default());
         assert_eq!(drain(&mut head), ["d3".to_owned(), format!("w{}", HOUR + 1)]);
-    }
-
-    #[test]
-    fn filtered_rows_still_move_the_watermark() {
-        let polls = vec![rows(0, &[Some(10), Some(30)]), rows(0, &[Some(40)])];
-        let mut head = head(1, polls, time(60_000, None), &SavedSplits::default());
-        let limit = ScalarValue::TimestampMicrosecond(Some(20), None);
-        head.filter = Some(Arc::new(BinaryExpr::new(
-            Arc::new(Column::new("ts", 0)),
-            Operator::Lt,
-            Arc::new(Literal::new(limit)),
-        )));
-        assert_eq!(drain(&mut head), ["d1", "w30", "w40"]);
     }
 
     struct Saved(RecordBatch);

@@ -46,7 +46,7 @@ pub struct Deployment {
 /// What one driver is built from, on its own thread.
 struct DriverParts {
     id: DriverId,
-    waker: Arc<TaskWaker>,
+    waker: Arc<dyn Wake>,
     /// With the number of the head's input that each belongs to.
     inputs: Vec<(usize, Receiver)>,
     /// By stage.
@@ -88,7 +88,7 @@ impl Worker {
         };
         let drivers: Vec<Vec<Arc<TaskWaker>>> = context.plan.fragments.iter().map(place).collect();
         for parts in connect(&context, &drivers) {
-            let waker = Arc::clone(&parts.waker);
+            let waker = Arc::clone(&drivers[parts.id.fragment][parts.id.subtask as usize]);
             waker.start(Box::new(move || start_driver(parts)));
         }
         Deployment {
@@ -142,8 +142,8 @@ impl Deployment {
     }
 }
 
-/// Makes all channels of the job and deals out their ends.
-fn connect(context: &Arc<JobContext>, drivers: &[Vec<Arc<TaskWaker>>]) -> Vec<DriverParts> {
+/// Makes all channels of the job and deals out their ends. `drivers`: what wakes each, by fragment, then subtask.
+fn connect<W: Wake + 'static>(context: &Arc<JobContext>, drivers: &[Vec<Arc<W>>]) -> Vec<DriverParts> {
     let plan = &context.plan;
     let mut receivers: Vec<Vec<Vec<(usize, Receiver)>>> = drivers
         .iter()
@@ -189,7 +189,7 @@ fn connect(context: &Arc<JobContext>, drivers: &[Vec<Arc<TaskWaker>>]) -> Vec<Dr
                     fragment,
                     subtask: subtask as u32,
                 },
-                waker: Arc::clone(&drivers[fragment][subtask]),
+                waker: Arc::clone(&drivers[fragment][subtask]) as Arc<dyn Wake>,
                 inputs,
                 outputs: of_stage,
                 context: Arc::clone(context),
@@ -197,6 +197,16 @@ fn connect(context: &Arc<JobContext>, drivers: &[Vec<Arc<TaskWaker>>]) -> Vec<Dr
         }
     }
     all
+}
+
+/// All drivers of a job, restored and in the hands of the caller instead of on shards: tests run them as they like.
+#[cfg(test)]
+pub(crate) fn drivers_alone<W: Wake + 'static>(
+    context: &Arc<JobContext>,
+    wakers: &[Vec<Arc<W>>],
+) -> Result<Vec<(DriverId, Driver)>, Error> {
+    let parts = connect(context, wakers).into_iter();
+    parts.map(|parts| Ok((parts.id, parts.build()?))).collect()
 }
 
 /// Builds, restores, tells `Ready`; what goes wrong is told, too.
@@ -301,13 +311,14 @@ impl DriverParts {
             schema: Arc::clone(&spec.physical_schema),
             restored: saved.offsets(),
             runtime: context.runtime.clone(),
-            waker: Arc::clone(&self.waker) as Arc<dyn Wake>,
+            waker: Arc::clone(&self.waker),
             clock: Arc::clone(&context.clock),
             bad_rows: context.dead_letters.handler(
                 &spec.table_name,
                 spec.table.common().bad_data,
                 Arc::clone(&context.clock),
             ),
+            results: Arc::clone(&context.results),
         })
     }
 
@@ -320,7 +331,7 @@ impl DriverParts {
             OperatorSpec::ClientOutput { .. } => match &self.context.client {
                 Some(queue) => Ok(Body::Client(ClientTail::new(
                     Arc::clone(queue),
-                    Arc::clone(&self.waker) as Arc<dyn Wake>,
+                    Arc::clone(&self.waker),
                     self.context.runtime.clone(),
                 ))),
                 None => Err(Error::Internal("the job has no client".into())),
@@ -343,7 +354,7 @@ impl DriverParts {
             changelog: spec.changelog.clone(),
             restored: restored.sink_positions(&node.id),
             runtime: context.runtime.clone(),
-            waker: Arc::clone(&self.waker) as Arc<dyn Wake>,
+            waker: Arc::clone(&self.waker),
             clock: Arc::clone(&context.clock),
         })
     }

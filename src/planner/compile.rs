@@ -112,17 +112,20 @@ fn plan_query(binder: &Binder<'_>, query: &Query, emit: EmitMode, text: &str) ->
     let source = SourceText(text);
     let mut query = query.clone();
     crate::planner::bind::syntax::prepare(&mut query, binder.purpose, binder.functions, source)?;
-    // The client's output counts rows; the plan below it has no limit.
-    query.limit_clause = None;
-    query.fetch = None;
+    if binder.purpose == Purpose::Foreground {
+        // The client's output counts rows; the plan below it has no limit.
+        query.limit_clause = None;
+    }
     let bound = binder.plan_prepared(query, source)?;
     let logical = explain::logical(&bound);
-    let windowed = rewrites::window::rewrite(bound, emit)?;
+    let ranked = rewrites::top_n::first_rows_as_ranks(bound)?;
+    let windowed = rewrites::window::rewrite(ranked, emit)?;
     let optimized = rewrites::optimize(windowed, binder.config()).map_err(|error| source.error(error))?;
     rewrites::join::refuse_leftover_subqueries(&optimized)?;
+    let ranked = rewrites::top_n::rewrite(optimized)?;
     Ok(Planned {
         logical,
-        rewritten: rewrites::window::lower_leftover(optimized)?,
+        rewritten: rewrites::window::lower_leftover(ranked)?,
     })
 }
 

@@ -124,6 +124,22 @@ impl Dialect for QueryDialect {
         }))
     }
 
+    /// `a IS [NOT] DISTINCT FROM b` ends where an operator follows that binds less, such as AND; the parser alone would take
+    /// the rest of the condition for a part of b.
+    fn parse_infix(&self, parser: &mut Parser, left: &Expr, precedence: u8) -> Option<Result<Expr, ParserError>> {
+        use Keyword::{DISTINCT, FROM, IS, NOT};
+        let same = match () {
+            () if parser.parse_keywords(&[IS, DISTINCT, FROM]) => false,
+            () if parser.parse_keywords(&[IS, NOT, DISTINCT, FROM]) => true,
+            () => return None,
+        };
+        let left = Box::new(left.clone());
+        Some(parser.parse_subexpr(precedence).map(|right| match same {
+            true => Expr::IsNotDistinctFrom(left, Box::new(right)),
+            false => Expr::IsDistinctFrom(left, Box::new(right)),
+        }))
+    }
+
     fn is_reserved_for_identifier(&self, keyword: Keyword) -> bool {
         PostgreSqlDialect {}.is_reserved_for_identifier(keyword)
     }

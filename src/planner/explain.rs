@@ -4,12 +4,14 @@ use std::fmt::Write;
 
 use datafusion::common::Column;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::unparser::Unparser;
 use datafusion::sql::unparser::dialect::{CustomDialectBuilder, IntervalStyle};
 
 use crate::engine::graph::{Exchange, GraphEdge, GraphNode, JobGraph, WindowSpec};
 use crate::planner::bind::names;
+use crate::planner::functions::checked_arithmetic;
 
 /// An expression as SQL, without the table qualifiers and aliases that it got while planning.
 pub fn expression(expr: &Expr) -> String {
@@ -22,6 +24,7 @@ pub fn expression(expr: &Expr) -> String {
                     Transformed::yes(Expr::Column(Column::new_unqualified(column_name(&column.name))))
                 }
                 Expr::Alias(alias) => Transformed::yes(*alias.expr),
+                Expr::ScalarFunction(call) => as_written(call),
                 other => Transformed::no(other),
             })
         })
@@ -34,6 +37,14 @@ pub fn expression(expr: &Expr) -> String {
     match Unparser::new(&dialect).with_pretty(true).expr_to_sql(&plain) {
         Ok(sql) => sql.to_string().replace("count(1)", "count(*)"),
         Err(_) => plain.human_display().to_string(),
+    }
+}
+
+/// Checked arithmetic as the operators that the query has.
+fn as_written(call: ScalarFunction) -> Transformed<Expr> {
+    match checked_arithmetic::replaced(&call) {
+        Some(expr) => Transformed::yes(expr),
+        None => Transformed::no(Expr::ScalarFunction(call)),
     }
 }
 
@@ -118,7 +129,19 @@ pub fn duration(micros: i64) -> String {
 
 /// A logical plan, one node a line.
 pub fn logical(plan: &LogicalPlan) -> String {
-    plan.display_indent().to_string().replace(names::REPEATED, ":")
+    let readable = plan.clone().transform_up_with_subqueries(|node| {
+        node.map_expressions(|expr| {
+            expr.transform_up(|part| {
+                Ok(match part {
+                    Expr::ScalarFunction(call) => as_written(call),
+                    other => Transformed::no(other),
+                })
+            })
+        })
+    });
+    // Nothing above can fail; the plan as it is serves as well.
+    let readable = readable.data().unwrap_or_else(|_| plan.clone());
+    readable.display_indent().to_string().replace(names::REPEATED, ":")
 }
 
 /// The graph's operators as a tree from the end to the sources, without how many run.

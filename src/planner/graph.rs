@@ -98,6 +98,19 @@ impl GraphBuilder {
         GraphEdge { from, exchange }
     }
 
+    /// The edge to a consumer of any width. Changes of one row stay in their order, those of different rows need not.
+    pub fn spread(&self, from: usize, to_parallelism: u32) -> GraphEdge {
+        let node = &self.nodes[from];
+        if to_parallelism <= 1 || node.parallelism == to_parallelism {
+            return self.forward(from, to_parallelism);
+        }
+        let columns = (0..node.output.schema.fields().len()).collect();
+        GraphEdge {
+            from,
+            exchange: Exchange::Hash { columns },
+        }
+    }
+
     /// The edge that brings rows of one key together, and how wide their consumer is.
     pub fn keyed(&self, from: usize, columns: Vec<usize>) -> (GraphEdge, u32) {
         if columns.is_empty() || self.parallelism == 1 {

@@ -24,7 +24,7 @@ pub mod physical;
 pub mod rewrites;
 pub mod settings;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use body::{Body, InsertStatement, PipelineBody};
 pub use compile::compile;

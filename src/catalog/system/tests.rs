@@ -47,6 +47,8 @@ fn pipeline(name: &str, columns: &[(&str, &str)]) -> Object {
             .map(|(n, t)| ((*n).to_owned(), (*t).to_owned()))
             .collect(),
         unique_key: columns.iter().take(1).map(|(name, _)| (*name).to_owned()).collect(),
+        append_only: false,
+        bounded: false,
         materialized_view: false,
         desired_running: true,
         key_groups: 1024,

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
+use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::SchemaRef;
 
 use crate::clock::Clock;
@@ -31,6 +32,7 @@ use crate::engine::connectors::options::{CommonOptions, OptionReader};
 use crate::engine::error::Error;
 use crate::engine::graph::SinkChangelog;
 use crate::engine::message::Chunk;
+use crate::engine::results::history::{PinnedInput, ResultHistory};
 use crate::ids::{Epoch, SubtaskIndex};
 use crate::options::ResolvedOptions;
 
@@ -83,6 +85,11 @@ pub trait ConnectorTable: Send + Sync + fmt::Debug {
     /// Whether a source ends by itself.
     fn bounded(&self) -> bool {
         false
+    }
+
+    /// Whether a source only adds rows. One that also takes rows away answers [`SourcePoll::Changes`].
+    fn append_only(&self) -> bool {
+        true
     }
 
     /// The most subtasks that may write; `Some(1)` for a single file.
@@ -174,6 +181,8 @@ pub struct SourceContext {
     pub waker: Arc<dyn Wake>,
     pub clock: Arc<dyn Clock>,
     pub bad_rows: Arc<dyn BadRowHandler>,
+    /// Of the pipelines of this server.
+    pub results: Arc<dyn ResultHistory>,
 }
 
 /// Wakes the shard that runs a source or a sink; cheap, callable from any thread.
@@ -206,6 +215,16 @@ pub trait Source: Send {
     /// Where each split of this subtask stands after what `poll` returned so far: the next row to read.
     fn offsets(&self) -> Vec<SplitOffset>;
 
+    /// Epochs of other pipelines' results without which `offsets` would mean nothing.
+    fn inputs(&self) -> Vec<PinnedInput> {
+        Vec::new()
+    }
+
+    /// It answered `Pending` although it knows of more.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
     /// Bytes taken from outside so far, for metrics.
     fn bytes_read(&self) -> u64 {
         0
@@ -217,6 +236,13 @@ pub enum SourcePoll {
     Rows {
         split: usize,
         rows: RecordBatch,
+    },
+    /// Rows that came (+1) and went (-1), a weight a row; only of tables that are not
+    /// [`append_only`](ConnectorTable::append_only).
+    Changes {
+        split: usize,
+        rows: RecordBatch,
+        weights: ScalarBuffer<i64>,
     },
     /// Nothing now: wait for the waker, or until the given time.
     Pending(Option<Instant>),

@@ -110,6 +110,7 @@ impl Bench {
             waker: Arc::new(NobodyToWake),
             clock: Arc::new(self.clock.clone()),
             bad_rows: Arc::clone(&self.bad_rows) as Arc<dyn BadRowHandler>,
+            results: Arc::new(crate::engine::results::history::NoHistory),
         }
     }
 
@@ -167,6 +168,7 @@ pub fn read(source: &mut dyn Source, rows_each_poll: usize, rows_wanted: usize) 
     while rows.len() < rows_wanted {
         match source.poll(rows_each_poll).unwrap() {
             SourcePoll::Rows { rows: batch, .. } => rows.extend(texts(batch)),
+            SourcePoll::Changes { .. } => panic!("changes of a table that only adds rows"),
             SourcePoll::Pending(_) => std::thread::sleep(std::time::Duration::from_millis(1)),
             SourcePoll::SplitFinished { .. } => {}
             SourcePoll::Finished => break,

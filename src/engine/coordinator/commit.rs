@@ -13,16 +13,18 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
-use crate::catalog::jobs::{CheckpointKind, CheckpointRecord, Decision};
+use crate::catalog::jobs::{CheckpointKind, CheckpointRecord, Decision, InputEpoch};
 use crate::catalog::store::CatalogStore;
 use crate::clock::Clock;
 use crate::engine::connectors::Committer;
 use crate::engine::coordinator::checkpoint::PassedBarrier;
+use crate::engine::coordinator::history::CheckpointHistory;
 use crate::engine::coordinator::persistence::{self, CarriedOutput, CheckpointIdentity};
 use crate::engine::coordinator::restart;
 use crate::engine::error::Error;
 use crate::engine::graph::{JobGraph, OperatorSpec};
 use crate::engine::message::BarrierKind;
+use crate::engine::results::history::PinnedInput;
 use crate::error::{ErrorReport, Report};
 use crate::ids::{Epoch, JobId, Oid, OperatorId, PublicIdKind, new_public_id};
 use crate::state::commit::{Action, Stage, next_action};
@@ -77,6 +79,8 @@ pub struct CheckpointPlace {
     pub job: JobId,
     /// Prefix in the storage.
     pub path: String,
+    /// Told of every epoch that became durable.
+    pub history: Arc<CheckpointHistory>,
 }
 
 /// What is to be committed.
@@ -116,7 +120,9 @@ impl CommitTask {
     }
 
     async fn advance(&mut self) -> CommitOutcome {
-        let parts = std::mem::take(&mut self.passed.parts);
+        let mut parts = std::mem::take(&mut self.passed.parts);
+        // Pinned until the record says it.
+        let inputs = persistence::take_inputs(&mut parts);
         let snapshots = persistence::snapshots(parts, &self.carried);
         let epoch = self.epoch();
         let mut in_flight = vec![(epoch, Stage::Collected)];
@@ -136,9 +142,12 @@ impl CommitTask {
                     }
                 },
                 (Action::Decide, Some((manifest, path))) => {
-                    let record = self.record(manifest, path.clone(), self.passed.started_at_micros);
+                    let record = self.record(manifest, path.clone(), &inputs);
                     match self.decide(&record).await {
-                        Decision::Committed => Stage::Decided,
+                        Decision::Committed => {
+                            self.place.history.note_durable(self.place.pipeline);
+                            Stage::Decided
+                        }
                         Decision::Fenced => return CommitOutcome::Fenced,
                     }
                 }
@@ -185,7 +194,11 @@ impl CommitTask {
         }
     }
 
-    fn record(&self, manifest: &Manifest, manifest_path: String, started_at: i64) -> CheckpointRecord {
+    fn record(&self, manifest: &Manifest, manifest_path: String, inputs: &[PinnedInput]) -> CheckpointRecord {
+        let input = |input: &PinnedInput| InputEpoch {
+            pipeline: input.pipeline,
+            epoch: input.pinned.epoch,
+        };
         CheckpointRecord {
             id: new_public_id(PublicIdKind::Checkpoint),
             pipeline: self.place.pipeline,
@@ -200,11 +213,12 @@ impl CommitTask {
             },
             state_rows: manifest.state_rows(),
             bytes: manifest.bytes(),
-            started_at,
+            started_at: self.passed.started_at_micros,
             finished_at: self.place.clock.now_micros(),
             committed: false,
             kept_label: self.label.clone(),
             final_: self.is_final,
+            inputs: inputs.iter().map(input).collect(),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::engine::fragment::FragmentPlan;
 use crate::engine::graph::JobGraph;
 use crate::engine::job_context::{JobContext, JobEvent, RebasePolicy, RestorePoint, RestoreSlot};
 use crate::engine::job_metrics::JobMetrics;
+use crate::engine::results::history::ResultHistory;
 use crate::engine::worker::Deployment;
 use crate::state::key_group::KeyGroups;
 
@@ -35,6 +36,7 @@ pub fn deploy(
         rebase: RebasePolicy::default(),
         operators: Arc::clone(&shared.operators),
         dead_letters: shared.dead_letters.clone(),
+        results: Arc::clone(&shared.history) as Arc<dyn ResultHistory>,
         client,
     };
     Ok((shared.worker.deploy(Arc::new(context)), received))

@@ -15,6 +15,7 @@ pub mod commit;
 mod deploy;
 pub mod foreground;
 pub mod garbage;
+pub mod history;
 pub mod job;
 mod job_task;
 mod persistence;
@@ -27,7 +28,7 @@ pub mod settings;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -40,6 +41,7 @@ use crate::catalog::objects::Pipeline;
 use crate::catalog::snapshot::CatalogSnapshot;
 use crate::clock::Clock;
 use crate::engine::coordinator::foreground::ForegroundJob;
+use crate::engine::coordinator::history::CheckpointHistory;
 use crate::engine::coordinator::job::StopGoal;
 use crate::engine::coordinator::job_task::{Command, JobSummary, JobTask, SharedMetrics};
 use crate::engine::coordinator::recovery::{StartFrom, catalog_error, new_job, pipeline_of};
@@ -114,6 +116,7 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     pub runtime: tokio::runtime::Handle,
     pub defaults: PipelineSettings,
+    pub history: Arc<CheckpointHistory>,
 }
 
 struct JobHandle {
@@ -181,19 +184,21 @@ pub fn standard_operators(results: Results, dead_letters: DeadLetters) -> Operat
 
 impl Coordinator {
     pub fn new(parts: CoordinatorParts) -> Coordinator {
+        let shared = |shared: &Weak<Shared>| Shared {
+            history: Arc::new(CheckpointHistory::new(Weak::clone(shared), parts.results.clone())),
+            catalog: parts.catalog,
+            storage: parts.storage,
+            compiler: parts.compiler,
+            operators: standard_operators(parts.results, parts.dead_letters.clone()),
+            worker: parts.worker,
+            dead_letters: parts.dead_letters,
+            events: Events::default(),
+            clock: parts.clock,
+            runtime: parts.runtime,
+            defaults: parts.defaults,
+        };
         Coordinator {
-            shared: Arc::new(Shared {
-                catalog: parts.catalog,
-                storage: parts.storage,
-                compiler: parts.compiler,
-                operators: standard_operators(parts.results, parts.dead_letters.clone()),
-                worker: parts.worker,
-                dead_letters: parts.dead_letters,
-                events: Events::default(),
-                clock: parts.clock,
-                runtime: parts.runtime,
-                defaults: parts.defaults,
-            }),
+            shared: Arc::new_cyclic(shared),
             jobs: Arc::default(),
             loading: Arc::default(),
         }

@@ -9,6 +9,7 @@ use crate::engine::error::Error;
 use crate::engine::graph::{AggregatePhase, GraphNode, JobGraph, OperatorSpec};
 use crate::engine::job_context::{OperatorPart, PartContent, RestorePoint};
 use crate::engine::message::BarrierKind;
+use crate::engine::results::history::PinnedInput;
 use crate::ids::{Epoch, Generation, OperatorId, SubtaskIndex};
 use crate::state::key_group::KeyGroups;
 use crate::state::manifest::{CheckpointKind, Manifest};
@@ -36,6 +37,15 @@ pub struct CarriedOutput {
     subtask: SubtaskIndex,
     parallelism: u32,
     committable: Vec<u8>,
+}
+
+/// The epochs of other pipelines that the parts continue from.
+pub fn take_inputs(parts: &mut [OperatorPart]) -> Vec<PinnedInput> {
+    let inputs = parts.iter_mut().filter_map(|part| match &mut part.content {
+        PartContent::Input(offsets) => Some(std::mem::take(&mut offsets.inputs)),
+        PartContent::State(_) | PartContent::Sink { .. } => None,
+    });
+    inputs.flatten().collect()
 }
 
 /// In the form that is written; `carried` output comes before that of the epoch itself.
@@ -212,7 +222,7 @@ fn keeps_state(node: &GraphNode) -> bool {
         OperatorSpec::Source(_) | OperatorSpec::Values(_) | OperatorSpec::Sink(_) | OperatorSpec::Materialize(_) => {
             true
         }
-        OperatorSpec::Join(_) | OperatorSpec::Over(_) => true,
+        OperatorSpec::Join(_) | OperatorSpec::TopN(_) | OperatorSpec::Over(_) => true,
         OperatorSpec::UpdatingAggregate(spec) => spec.phase != AggregatePhase::Partial,
         OperatorSpec::WindowAggregate(spec) => spec.aggregate.phase != AggregatePhase::Partial,
         OperatorSpec::Filter { .. }

@@ -76,6 +76,7 @@ pub async fn find_start(
         pipeline: job.pipeline,
         job: job.job.clone(),
         path: pipeline.header.public_id.clone(),
+        history: Arc::clone(&shared.history),
     };
     let records = store
         .latest_checkpoints(job.pipeline, CHECKPOINTS_TRIED)

@@ -17,13 +17,11 @@ use crate::engine::operator::{Operator, Output, Result, StateSize};
 use crate::engine::operators::BuildContext;
 use crate::engine::operators::columns::{batch_of, weights_of};
 use crate::engine::operators::group_state::rebased_range;
-use crate::engine::results::row_state::RowState;
+use crate::engine::results::row_state::{ROWS_TABLE, RowState};
 use crate::engine::results::store::{Applied, Ownership, RowIdentity, Store};
 use crate::engine::results::{Publisher, ResultDescription, Version};
 use crate::ids::Epoch;
 use crate::state::table::{Distribution, SnapshotContext, StateReader, TableKind, TableWrite};
-
-const ROWS_TABLE: &str = "rows";
 
 pub(crate) struct Materialize {
     schema: SchemaRef,
@@ -40,12 +38,7 @@ pub(crate) struct Materialize {
 
 impl Materialize {
     pub fn new(spec: &MaterializeSpec, schema: &SchemaRef, context: &BuildContext) -> Result<Materialize> {
-        let identity = match &spec.key {
-            Some(key) if !key.is_empty() => RowIdentity::Key(key.clone()),
-            // Of a result with one row at most, all columns tell it apart well enough.
-            _ if spec.append_only => RowIdentity::None,
-            _ => RowIdentity::AllColumns,
-        };
+        let identity = RowIdentity::of(spec);
         let ownership = Ownership {
             key_groups: context.key_groups,
             owned: context.key_groups.range_of(context.subtask.0, context.parallelism),

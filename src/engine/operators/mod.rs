@@ -2,8 +2,8 @@
 //!
 //! [`build`] makes the operator of a graph node. Stateless: `filter`, `project`, `unnest`, `union`. Aggregation:
 //! `updating_aggregate`, `window_aggregate`, `session_aggregate`, and before an exchange `partial_aggregate`, all on a `group_table` (keys to
-//! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `over` computes window functions in order of
-//! event time. `join` has two inputs. `materialize` keeps a result readable.
+//! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `join` has two inputs. `top_n` keeps the first rows by rank. `over`
+//! computes window functions in order of event time. `materialize` keeps a result readable.
 //!
 //! Rules that hold for all: hashes of the last exchange are never passed on (`keys` says why); a chunk put out has
 //! exactly the schema of the stream; an error in the data is [`Error::Data`] with a code.
@@ -25,6 +25,7 @@ mod partial_aggregate;
 mod project;
 mod session_aggregate;
 mod slice_blocks;
+pub(crate) mod top_n;
 mod union;
 mod unnest;
 mod updating_aggregate;
@@ -110,6 +111,7 @@ pub fn build(
             }
         }
         OperatorSpec::Join(spec) => Box::new(join::Join::new(spec, output, context)?),
+        OperatorSpec::TopN(spec) => Box::new(top_n::TopN::new(spec, input_schema(input)?, schema, context)?),
         OperatorSpec::Materialize(spec) => Box::new(materialize::Materialize::new(spec, schema, context)?),
         OperatorSpec::Source(_)
         | OperatorSpec::Values(_)

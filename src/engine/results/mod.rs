@@ -1,7 +1,8 @@
 //! Results that pipelines keep: published epoch by epoch, readable without stopping the pipeline.
 //!
 //! Reading order: `segments` holds rows in immutable pieces; `index` finds them by key; `store` applies an epoch's changes
-//! to both; `pipeline_result` decides which epoch readers see; `snapshot` and `subscription` are what readers get.
+//! to both; `pipeline_result` decides which epoch readers see; `snapshot` and `subscription` are what readers get;
+//! `follow` is the pipeline that reads another's result, over durable epochs (`history`).
 //!
 //! Guarantees: a snapshot, and all look-ups between two advances of the latest epoch, see one epoch of all subtasks; a
 //! subscription gets every later epoch once and in order, or ends with an error. A reader never makes the pipeline wait
@@ -11,9 +12,13 @@
 //! Each run of a pipeline has its own [`PipelineResult`], which begins, as epoch 0, with what the run restored. Until all
 //! of that is there, readers get the last run's; it stays readable after its run has ended.
 
+mod difference;
+pub mod follow;
+pub mod history;
 mod index;
 mod pipeline_result;
 pub(crate) mod row_state;
+pub(crate) mod saved_rows;
 mod segments;
 mod snapshot;
 pub(crate) mod store;
@@ -98,5 +103,7 @@ impl Results {
     }
 }
 
+#[cfg(test)]
+mod follow_tests;
 #[cfg(test)]
 mod tests;

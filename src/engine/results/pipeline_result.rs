@@ -169,6 +169,16 @@ impl PipelineResult {
         subscription
     }
 
+    /// Every change after the epoch that is given with it.
+    pub fn subscribe_from(&self) -> (Epoch, Subscription) {
+        let mut published = self.lock();
+        let (subscriber, subscription) = subscription(None, SUBSCRIPTION_BYTES_DEFAULT);
+        if !published.is_over() {
+            published.subscribers.push(subscriber);
+        }
+        (published.latest.unwrap_or_default(), subscription)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Published> {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }

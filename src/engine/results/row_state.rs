@@ -19,6 +19,8 @@ use crate::ids::Epoch;
 use crate::state::key_group::KeyGroup;
 use crate::state::table::{OP_PUT, OP_TOMBSTONE, SnapshotContext, TableKind, leading_fields};
 
+pub(crate) const ROWS_TABLE: &str = "rows";
+
 const LEADING: usize = 2;
 /// Rows of one written batch.
 const ROWS_A_BATCH: usize = 65_536;

@@ -15,6 +15,7 @@ use hashbrown::HashMap;
 use tracing::warn;
 
 use crate::engine::error::Error;
+use crate::engine::graph::MaterializeSpec;
 use crate::engine::operator::Result;
 use crate::engine::operators::changes::any_differs;
 use crate::engine::operators::columns::{batch_of, take_batch};
@@ -32,6 +33,17 @@ pub(crate) enum RowIdentity {
     AllColumns,
     /// Append-only: nothing is ever taken away.
     None,
+}
+
+impl RowIdentity {
+    pub fn of(spec: &MaterializeSpec) -> RowIdentity {
+        match &spec.key {
+            Some(key) if !key.is_empty() => RowIdentity::Key(key.clone()),
+            // Of a result with one row at most, all columns tell it apart well enough.
+            _ if spec.append_only => RowIdentity::None,
+            _ => RowIdentity::AllColumns,
+        }
+    }
 }
 
 /// Which rows may come to this store.

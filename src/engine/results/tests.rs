@@ -25,27 +25,27 @@ use crate::testing::aggregate_specs::{context, schema, shape};
 use crate::testing::memory_state::{MemoryState, snapshot_context};
 use crate::testing::operator_harness::rows_of;
 
-const PIPELINE: Oid = Oid(20000);
+pub(super) const PIPELINE: Oid = Oid(20000);
 
-type Row = (i64, Option<i64>);
+pub(super) type Row = (i64, Option<i64>);
 
-fn two_columns() -> SchemaRef {
+pub(super) fn two_columns() -> SchemaRef {
     schema(&[("k", DataType::Int64), ("v", DataType::Int64)])
 }
 
 /// All subtasks of one result.
-struct Cluster {
-    results: Results,
+pub(super) struct Cluster {
+    pub results: Results,
     key: Option<Vec<usize>>,
     append_only: bool,
-    subtasks: Vec<Box<dyn Operator>>,
+    pub subtasks: Vec<Box<dyn Operator>>,
     state: MemoryState,
-    epoch: u64,
+    pub epoch: u64,
     snapshots_of_run: u64,
 }
 
 impl Cluster {
-    fn new(key: Option<Vec<usize>>, append_only: bool, parallelism: u32) -> Cluster {
+    pub fn new(key: Option<Vec<usize>>, append_only: bool, parallelism: u32) -> Cluster {
         let mut cluster = Cluster {
             results: Results::default(),
             key,
@@ -59,7 +59,7 @@ impl Cluster {
         cluster
     }
 
-    fn start(&mut self, parallelism: u32) {
+    pub fn start(&mut self, parallelism: u32) {
         self.subtasks.clear();
         for subtask in 0..parallelism {
             let mut operator = self.build(subtask, parallelism);
@@ -83,11 +83,11 @@ impl Cluster {
         build(&spec, Some(&shape), &shape, &context).unwrap()
     }
 
-    fn result(&self) -> Arc<PipelineResult> {
+    pub fn result(&self) -> Arc<PipelineResult> {
         self.results.get(PIPELINE).unwrap()
     }
 
-    fn change(&mut self, rows: &[(Row, i64)]) {
+    pub fn change(&mut self, rows: &[(Row, i64)]) {
         let columns: Vec<ArrayRef> = vec![
             Arc::new(rows.iter().map(|row| row.0.0).collect::<Int64Array>()),
             Arc::new(rows.iter().map(|row| row.0.1).collect::<Int64Array>()),
@@ -113,7 +113,7 @@ impl Cluster {
         }
     }
 
-    fn barrier(&mut self, kind: BarrierKind) {
+    pub fn barrier(&mut self, kind: BarrierKind) {
         self.epoch += 1;
         let parallelism = self.subtasks.len() as u32;
         let part = (self.snapshots_of_run % 4) as u16;
@@ -132,12 +132,12 @@ impl Cluster {
         }
     }
 
-    fn tick(&mut self) {
+    pub fn tick(&mut self) {
         self.barrier(BarrierKind::Tick);
     }
 
     /// Rows with how often each is there.
-    fn read(&self) -> BTreeMap<String, i64> {
+    pub fn read(&self) -> BTreeMap<String, i64> {
         let snapshot = self.result().snapshot();
         let mut rows = BTreeMap::new();
         let mut count = 0;

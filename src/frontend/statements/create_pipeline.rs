@@ -96,6 +96,8 @@ fn changes(
     keep_session_options(session, &mut pipeline.options);
     pipeline.columns = result_columns(compiled)?;
     pipeline.unique_key.clone_from(&compiled.unique_key);
+    pipeline.append_only = compiled.append_only;
+    pipeline.bounded = !compiled.unbounded;
     pipeline.materialized_view = create.materialized_view;
     pipeline.desired_running = options.start;
     pipeline.key_groups = options.key_groups;
@@ -160,6 +162,8 @@ pub(crate) fn new_pipeline(session: &Session, name: &QualifiedName, query: Strin
         options: RawOptions::default(),
         columns: Vec::new(),
         unique_key: Vec::new(),
+        append_only: false,
+        bounded: false,
         materialized_view: false,
         desired_running: true,
         key_groups: KEY_GROUPS_DEFAULT,

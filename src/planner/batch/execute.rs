@@ -8,6 +8,8 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
+use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
@@ -93,6 +95,13 @@ fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> datafusion::common::Re
     )?)
 }
 
+/// DataFusion's, without the one that adds up sums of decimals in a type other than it has planned.
+fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let mut rules = Optimizer::new().rules;
+    rules.retain(|rule| rule.name() != SingleDistinctToGroupBy::new().name());
+    rules
+}
+
 /// One partition: results come in the order in which they are made, and memory stays small.
 fn session_state(settings: &Settings) -> SessionState {
     let mut config = SessionConfig::from(bind::options(settings))
@@ -100,8 +109,11 @@ fn session_state(settings: &Settings) -> SessionState {
         .with_batch_size(CHUNK_ROWS_TARGET);
     // A string that only a view of its bytes would hold costs every consumer a conversion.
     config.options_mut().execution.parquet.schema_force_view_types = false;
+    // It loses columns of joins on fields of structs, and takes two equal aggregates below such a join for one.
+    config.options_mut().optimizer.enable_leaf_expression_pushdown = false;
     let mut state = SessionStateBuilder::new()
         .with_default_features()
+        .with_optimizer_rules(optimizer_rules())
         .with_config(config)
         .with_runtime_env(Arc::clone(&RUNTIME))
         .build();

@@ -57,7 +57,8 @@ pub fn plan_select(
             .map_err(|error| source.error(error))?,
     };
     let windowed = rewrites::window::lower_leftover(filled)?;
-    let plan = typed_result(coerced(windowed), source)?;
+    let checked = functions::checked_arithmetic::checked(coerced(windowed)).map_err(|error| source.error(error))?;
+    let plan = typed_result(checked, source)?;
     let shown = shown_schema(&plan);
     Ok(BatchQuery::new(plan, shown, settings))
 }
@@ -79,7 +80,8 @@ pub fn describe_select(
     let bound = bind(query, text, snapshot, settings, relations, &functions, types)?;
     let source = SourceText(text);
     let windowed = rewrites::window::lower_leftover(bound)?;
-    Ok(shown_schema(&typed_result(coerced(windowed), source)?))
+    let checked = functions::checked_arithmetic::checked(coerced(windowed)).map_err(|error| source.error(error))?;
+    Ok(shown_schema(&typed_result(checked, source)?))
 }
 
 fn bind(

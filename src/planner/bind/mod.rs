@@ -200,10 +200,8 @@ impl<'a> Binder<'a> {
                         .pipeline_result(pipeline.header.oid)
                         .map(|rows| provider_as_source(result_table(rows)))
                         .ok_or_else(|| no_result(name, pipeline.columns.is_empty())),
-                    None => Err(Error::not_supported(
-                        format!("pipeline \"{name}\" cannot be read by a continuous query"),
-                        "Put the query that both need into a view (CREATE VIEW) and read the view.",
-                    )),
+                    None if pipeline.columns.is_empty() => Err(no_result(name, true)),
+                    None => Ok(Arc::new(tables::result(pipeline)?)),
                 }
             }
             other => Err(Error::query(

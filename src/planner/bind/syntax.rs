@@ -8,9 +8,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    AccessExpr, BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
-    Ident, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned, TableFactor, Value, VisitMut,
-    VisitorMut,
+    AccessExpr, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, Ident, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned, TableFactor,
+    Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -145,22 +145,12 @@ impl SyntaxPass<'_> {
     }
 
     fn check_query(&self, query: &mut Query) -> ControlFlow<Box<Error>> {
-        let limited = query.limit_clause.is_some() || query.fetch.is_some();
-        if limited && !(self.depth == 1 && self.purpose == Purpose::Foreground) {
-            let span = query.limit_clause.as_ref().map_or(Span::empty(), Spanned::span);
-            let message = match self.depth {
-                1 => "LIMIT is not supported in a pipeline",
-                _ => "LIMIT in a subquery of a continuous query is not supported",
-            };
-            return self.refuse(
-                span,
-                message,
-                "Leave LIMIT out and give it when you read: SELECT .. FROM the pipeline ORDER BY .. LIMIT n.",
-            );
-        }
-        if let Some(LimitClause::LimitOffset {
-            offset: Some(offset), ..
-        }) = &query.limit_clause
+        self.fetch_as_limit(query)?;
+        let in_foreground = self.depth == 1 && self.purpose == Purpose::Foreground;
+        if in_foreground
+            && let Some(LimitClause::LimitOffset {
+                offset: Some(offset), ..
+            }) = &query.limit_clause
         {
             return self.refuse(
                 offset.value.span(),
@@ -168,15 +158,46 @@ impl SyntaxPass<'_> {
                 "Create a pipeline of the query without OFFSET and select from it.",
             );
         }
+        // The first rows in an order are a ranking; the first rows of a foreground query are those that come first.
+        let is_ranking = query.limit_clause.is_some() && !in_foreground;
+        if is_ranking || is_distinct_on(query) {
+            return ControlFlow::Continue(());
+        }
         match query.order_by.take() {
             Some(order_by) if self.depth == 1 => self.refuse(
                 order_by.span(),
                 "ORDER BY is not supported in a continuous query",
-                "A continuous result has no end to sort; order when you read: SELECT .. FROM the pipeline ORDER BY ..",
+                "A continuous result has no end to sort: give a LIMIT, or order when you read: SELECT .. FROM the \
+                 pipeline ORDER BY ..",
             ),
             // Without LIMIT the order of a subquery means nothing.
             _ => ControlFlow::Continue(()),
         }
+    }
+
+    /// `FETCH FIRST n ROWS ONLY` is `LIMIT n`.
+    fn fetch_as_limit(&self, query: &mut Query) -> ControlFlow<Box<Error>> {
+        let Some(fetch) = query.fetch.take() else {
+            return ControlFlow::Continue(());
+        };
+        if fetch.with_ties || fetch.percent {
+            return self.refuse(
+                fetch.quantity.as_ref().map_or(Span::empty(), Spanned::span),
+                "FETCH FIRST with TIES or PERCENT is not supported in a continuous query",
+                "For the first n rows and their ties: RANK() OVER (ORDER BY ..) in a subquery, WHERE rank <= n around it.",
+            );
+        }
+        let offset = match query.limit_clause.take() {
+            Some(LimitClause::LimitOffset { offset, .. }) => offset,
+            _ => None,
+        };
+        let one = || Expr::Value(Value::Number("1".into(), false).with_empty_span());
+        query.limit_clause = Some(LimitClause::LimitOffset {
+            limit: Some(fetch.quantity.unwrap_or_else(one)),
+            offset,
+            limit_by: Vec::new(),
+        });
+        ControlFlow::Continue(())
     }
 
     fn check_expression(&self, expr: &Expr) -> ControlFlow<Box<Error>> {
@@ -281,6 +302,13 @@ impl SyntaxPass<'_> {
             }
             Err(error) => ControlFlow::Break(Box::new(error)),
         }
+    }
+}
+
+fn is_distinct_on(query: &Query) -> bool {
+    match query.body.as_ref() {
+        SetExpr::Select(select) => matches!(select.distinct, Some(Distinct::On(_))),
+        _ => false,
     }
 }
 

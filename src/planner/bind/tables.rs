@@ -13,8 +13,9 @@ use datafusion::logical_expr::{Expr, ExprSchemable, Operator, TableSource, binar
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::planner::PlannerContext;
 
-use crate::catalog::objects::{self, ColumnKind, Table};
+use crate::catalog::objects::{self, ColumnKind, Pipeline, Table};
 use crate::engine::connectors::{self, ConnectorTable, Direction, METADATA_FIELD};
+use crate::engine::results::follow::FollowedResult;
 use crate::error::{ErrorReport, Report, SqlState, nearest};
 use crate::ids::Oid;
 use crate::options::ResolvedOptions;
@@ -23,6 +24,7 @@ use crate::planner::bind::positions::SourceText;
 use crate::planner::bind::syntax;
 use crate::planner::dialect;
 use crate::planner::error::{Error, Result};
+use crate::planner::functions::checked_arithmetic::checked_expression;
 use crate::types;
 
 /// A split without rows for this long stops holding back others, unless the table says otherwise.
@@ -46,6 +48,8 @@ pub struct StreamTable {
     pub event_time: Option<EventTime>,
     /// Which declared column is the event time, when one is.
     pub event_time_column: Option<usize>,
+    /// Declared columns that identify a row at any moment, when the table keeps that promise itself.
+    pub unique_key: Option<Vec<usize>>,
 }
 
 #[derive(Clone, Debug)]
@@ -118,6 +122,46 @@ pub fn source(binder: &Binder<'_>, table: &Table) -> Result<StreamTable> {
         columns,
         event_time,
         event_time_column,
+        unique_key: None,
+    })
+}
+
+/// The kept result of another pipeline as a source.
+pub fn result(pipeline: &Pipeline) -> Result<StreamTable> {
+    let field = |(name, sql_type): &(String, String)| {
+        let sql_type = crate::types::parse(sql_type).map_err(Error::Table)?;
+        Ok(sql_type.to_arrow_field(name, true))
+    };
+    let schema: SchemaRef = Arc::new(Schema::new(
+        pipeline.columns.iter().map(field).collect::<Result<Vec<_>>>()?,
+    ));
+    let header = &pipeline.header;
+    let name = match &header.schema {
+        Some(schema) => format!("{schema}.{}", header.name),
+        None => header.name.clone(),
+    };
+    let place = |key: &String| schema.index_of(key).ok();
+    let key: Option<Vec<usize>> = pipeline.unique_key.iter().map(place).collect();
+    Ok(StreamTable {
+        oid: header.oid,
+        table: Arc::new(FollowedResult {
+            pipeline: header.oid,
+            name: name.clone(),
+            schema: Arc::clone(&schema),
+            append_only: pipeline.append_only,
+            bounded: pipeline.bounded,
+        }),
+        name,
+        columns: schema
+            .fields()
+            .iter()
+            .map(|field| Expr::Column(Column::new_unqualified(field.name())))
+            .collect(),
+        connector_schema: Arc::clone(&schema),
+        schema,
+        event_time: None,
+        event_time_column: None,
+        unique_key: key.filter(|key| !key.is_empty()),
     })
 }
 
@@ -317,7 +361,8 @@ pub fn expression_over(binder: &Binder<'_>, text: &str, schema: &Schema) -> Resu
         let coerced = simplifier
             .coerce(expression, &schema)
             .map_err(|error| source.error(error))?;
-        simplifier.simplify(coerced).map_err(|error| source.error(error))
+        let checked = checked_expression(coerced, &schema).map_err(|error| source.error(error))?;
+        simplifier.simplify(checked).map_err(|error| source.error(error))
     };
     // Positions in the table's definition mean nothing to whoever uses the table.
     plan().map_err(Error::nowhere)

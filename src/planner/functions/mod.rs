@@ -21,6 +21,7 @@ use crate::planner::settings::{SessionFacts, Settings};
 
 pub mod arrays;
 pub mod catalog;
+pub mod checked_arithmetic;
 mod json;
 pub mod lengths;
 mod postgres;

@@ -11,6 +11,7 @@ use datafusion::common::{Column, DFSchema, JoinType, Result};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan, TableScan};
 
 use crate::planner::rewrites::text_literal;
+use crate::planner::rewrites::top_n_node::TopNNode;
 use crate::planner::rewrites::window_node::WindowAggregateNode;
 
 /// What is needed of a column.
@@ -98,6 +99,19 @@ fn visit(plan: &LogicalPlan, needed: &Accesses, found: &mut impl FnMut(&TableSca
             )
         }
         LogicalPlan::Join(join) => visit_join(join, needed, found),
+        LogicalPlan::Extension(extension) if extension.node.as_any().is::<TopNNode>() => {
+            for input in extension.node.inputs() {
+                let mut below = read_by(extension.node.expressions().iter(), input.schema())?;
+                let columns = input.schema().fields().len();
+                for (&column, access) in needed.range(..columns) {
+                    add(&mut below, column, access.clone());
+                }
+                // Every column travels with its row.
+                (0..columns).for_each(|column| add(&mut below, column, Access::presence()));
+                visit(input, &below, found)?;
+            }
+            Ok(())
+        }
         LogicalPlan::Extension(extension) if extension.node.as_any().is::<WindowAggregateNode>() => {
             for input in extension.node.inputs() {
                 let needed = read_by(extension.node.expressions().iter(), input.schema())?;

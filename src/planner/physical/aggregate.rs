@@ -150,10 +150,11 @@ impl Lowering {
         let fields: Vec<Field> = columns
             .expressions
             .iter()
-            .map(|expr| {
+            .zip(columns.names())
+            .map(|(expr, name)| {
                 let field = datafusion::logical_expr::ExprSchemable::to_field(expr, schema.as_ref());
                 let (_, field) = field.map_err(|error| SourceText("").error(error))?;
-                Ok(field.as_ref().clone().with_name(expr.schema_name().to_string()))
+                Ok(field.as_ref().clone().with_name(name))
             })
             .collect::<Result<_>>()?;
         let texts = columns.expressions.iter().map(explain::expression).collect();
@@ -161,7 +162,7 @@ impl Lowering {
         let stream = self.project(stream, expressions, Arc::new(Schema::new(fields)), texts);
         let aggregates = calls
             .into_iter()
-            .map(|call| call.over(&stream.shape.schema))
+            .map(|call| call.over(&stream.shape.schema, &columns))
             .collect::<Result<Vec<_>>>()?;
         Ok(Prepared {
             stream,
@@ -337,6 +338,19 @@ impl Columns {
             }
         }
     }
+
+    /// Every column's own: an expression and a cast of it would be called the same.
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::with_capacity(self.expressions.len());
+        for (index, expr) in self.expressions.iter().enumerate() {
+            let mut name = expr.schema_name().to_string();
+            if names.contains(&name) {
+                name = format!("{expr} #{index}");
+            }
+            names.push(name);
+        }
+        names
+    }
 }
 
 /// An aggregate whose arguments have columns.
@@ -397,12 +411,17 @@ fn own_function(name: &str) -> Option<AggregateFunction> {
 }
 
 impl PlannedCall {
-    /// The call over the columns of `schema`, which are named by the expressions they hold.
-    fn over(self, schema: &SchemaRef) -> Result<AggregateCall> {
+    /// The call over the columns of `schema`, which hold `columns`.
+    fn over(self, schema: &SchemaRef, columns: &Columns) -> Result<AggregateCall> {
         let over = DFSchema::try_from(schema.as_ref().clone()).map_err(|error| SourceText("").error(error))?;
-        let column = |expr: Expr| match expr {
-            Expr::Literal(..) => expr,
-            other => Expr::Column(Column::new_unqualified(other.schema_name().to_string())),
+        let names = columns.names();
+        let column = |expr: Expr| {
+            let index = columns.expressions.iter().position(|known| *known == expr);
+            match (index, expr) {
+                (_, literal @ Expr::Literal(..)) => Ok(literal),
+                (Some(index), _) => Ok(Expr::Column(Column::new_unqualified(&names[index]))),
+                (None, other) => Err(Error::Internal(format!("no column holds {other}"))),
+            }
         };
         let AggregateFunctionParams {
             args,
@@ -412,14 +431,17 @@ impl PlannedCall {
             ..
         } = self.call.params;
         let simple = order_by.is_empty() && null_treatment.is_none();
-        let args: Vec<Expr> = args.into_iter().map(column).collect();
+        let args = args
+            .into_iter()
+            .map(|arg| column(arg.unalias()))
+            .collect::<Result<Vec<_>>>()?;
         let order_by = order_by
             .into_iter()
             .map(|mut order| {
-                order.expr = column(order.expr.unalias());
-                order
+                order.expr = column(order.expr.unalias())?;
+                Ok(order)
             })
-            .collect();
+            .collect::<Result<Vec<_>>>()?;
         let name = self.call.func.name().to_owned();
         let rewritten = Expr::AggregateFunction(LogicalAggregate::new_udf(
             Arc::clone(&self.call.func),

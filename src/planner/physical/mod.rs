@@ -11,6 +11,7 @@ mod output;
 mod over;
 mod source;
 mod times;
+mod top_n;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +21,9 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{EmptyRelation, Expr, Filter, LogicalPlan, Projection, Union, Unnest, Values};
+use datafusion::logical_expr::{
+    EmptyRelation, Expr, Extension, Filter, LogicalPlan, Projection, Union, Unnest, Values,
+};
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 
@@ -29,6 +32,7 @@ use crate::planner::bind::positions::SourceText;
 use crate::planner::compiled::Notice;
 use crate::planner::error::{Error, Result};
 use crate::planner::graph::{GraphBuilder, NewNode, expression_fingerprint};
+use crate::planner::rewrites::top_n_node::TopNNode;
 use crate::planner::rewrites::window_node::WindowAggregateNode;
 
 pub use times::TimeFacts;
@@ -86,12 +90,20 @@ impl Lowering {
             LogicalPlan::EmptyRelation(empty) => self.empty(empty),
             LogicalPlan::Aggregate(aggregate) => self.updating_aggregate(aggregate),
             LogicalPlan::Window(window) => self.over(window),
-            LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<WindowAggregateNode>() {
-                Some(node) => self.window_aggregate(node),
-                None => Err(Error::Internal(format!("an unknown node {}", extension.node.name()))),
-            },
+            LogicalPlan::Extension(extension) => self.extension(extension),
             other => Err(not_continuous(other)),
         }
+    }
+
+    fn extension(&mut self, extension: &Extension) -> Result<Stream> {
+        let node = extension.node.as_any();
+        if let Some(node) = node.downcast_ref::<WindowAggregateNode>() {
+            return self.window_aggregate(node);
+        }
+        if let Some(node) = node.downcast_ref::<TopNNode>() {
+            return self.top_n(node);
+        }
+        Err(Error::Internal(format!("an unknown node {}", extension.node.name())))
     }
 
     fn projection(&mut self, projection: &Projection) -> Result<Stream> {
@@ -232,11 +244,7 @@ impl Lowering {
             // Rows without a time beside rows with one would be late or early at random.
             event_time: !inputs.is_empty() && inputs.iter().all(|input| input.shape.event_time),
         };
-        let parallelism = inputs
-            .iter()
-            .map(|input| self.builder.node(input.node).parallelism)
-            .max()
-            .unwrap_or(1);
+        let parallelism = self.width_of_union(&inputs);
         let bounded = inputs.iter().all(|input| input.bounded);
         let times = inputs
             .iter()
@@ -245,7 +253,7 @@ impl Lowering {
         let mut edges: Vec<GraphEdge> = Vec::with_capacity(inputs.len());
         for input in &inputs {
             let from = self.once(input, &edges);
-            edges.push(self.builder.forward(from, parallelism));
+            edges.push(self.builder.spread(from, parallelism));
         }
         let node = self.builder.add(NewNode {
             operator: OperatorSpec::Union,
@@ -264,6 +272,17 @@ impl Lowering {
             partition: None,
             times: times.unwrap_or_default(),
         })
+    }
+
+    /// As wide as its widest input, unless rows without columns would have to be spread, by which nothing can.
+    fn width_of_union(&self, inputs: &[Stream]) -> u32 {
+        let width = |input: &Stream| self.builder.node(input.node).parallelism;
+        let widest = inputs.iter().map(width).max().unwrap_or(1);
+        let spreads = inputs.iter().any(|input| width(input) != widest);
+        if spreads && inputs.iter().any(|input| input.shape.schema.fields().is_empty()) {
+            return 1;
+        }
+        widest
     }
 
     /// The node of `input`, behind a Project of its own when it is an input already: one node feeds a union once.
@@ -404,12 +423,8 @@ fn not_continuous(plan: &LogicalPlan) -> Error {
             "Order when you read: SELECT .. FROM the pipeline ORDER BY ..",
         ),
         LogicalPlan::Limit(_) => (
-            "LIMIT is not supported in a pipeline",
-            "Give LIMIT when you read: SELECT .. FROM the pipeline LIMIT n.",
-        ),
-        LogicalPlan::Distinct(_) => (
-            "DISTINCT ON in a continuous query is not supported",
-            "GROUP BY the columns with first_value(..) or last_value(..) instead.",
+            "LIMIT in a subquery that depends on the query around it is not supported in a continuous query",
+            "Rank the rows of each key: ROW_NUMBER() OVER (PARTITION BY key ORDER BY ..) in a subquery, <= n around it.",
         ),
         LogicalPlan::RecursiveQuery(_) => (
             "WITH RECURSIVE in a continuous query is not supported",

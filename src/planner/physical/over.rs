@@ -35,6 +35,7 @@ use crate::planner::physical::times::{Distance, Place, scalar_micros};
 use crate::planner::physical::{
     Lowering, Stream, column_index, constant, fingerprint_of, one_row, physical_expression,
 };
+use crate::planner::rewrites::top_n::is_ranking;
 
 /// One function call.
 struct Call {
@@ -109,6 +110,9 @@ impl Lowering {
             return Err(changing_rows());
         }
         if !stream.shape.event_time {
+            if is_ranking(window) {
+                return Err(rank_without_bound());
+            }
             return Err(Error::not_supported(
                 "OVER in a continuous query needs event time, which not all inputs of the query have",
                 "Declare a WATERMARK on every table that it reads, or use OVER when you read the kept result.",
@@ -361,6 +365,14 @@ fn changing_rows() -> Error {
         "OVER over rows that change later is not supported: every change would change the rows after it",
         "PARTITION BY the window of a windowed aggregate, keep the first n of a key by WHERE row_number <= n, \
          or use OVER when you read the kept result.",
+    )
+}
+
+fn rank_without_bound() -> Error {
+    Error::not_supported(
+        "a rank without a constant upper bound is not supported in a continuous query whose inputs do not all have event time",
+        "Keep the first rows only, in the query around it: WHERE rank <= 10; or declare a WATERMARK and ORDER BY its column; \
+         or rank when you read from the pipeline.",
     )
 }
 

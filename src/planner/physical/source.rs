@@ -99,11 +99,8 @@ impl Lowering {
                 .collect::<Vec<_>>(),
         ));
         let over = DFSchema::try_from(physical_schema.as_ref().clone()).map_err(|error| SourceText("").error(error))?;
-        let event_time = table
-            .event_time
-            .as_ref()
-            .map(|spec| event_time(spec, &over))
-            .transpose()?;
+        let event_time = table.event_time.as_ref().map(|spec| event_time(spec, &over));
+        let event_time = event_time.transpose()?;
         let projection = delivered
             .keys()
             .map(|&column| physical_expression(&table.columns[column], &over))
@@ -121,8 +118,8 @@ impl Lowering {
         let schema = super::typed(&projection, &physical_schema, &planned);
         let shape = StreamShape {
             schema,
-            append_only: true,
-            unique_key: None,
+            append_only: table.table.append_only(),
+            unique_key: unique_key(table, delivered),
             event_time: event_time.is_some(),
         };
         let names: Vec<String> = delivered
@@ -138,7 +135,6 @@ impl Lowering {
                 physical_schema,
                 event_time,
                 projection: (!as_delivered).then_some(projection),
-                filter: None,
             }),
             description,
             // Offsets outlive a change of the columns that are read.
@@ -160,6 +156,12 @@ impl Lowering {
             times,
         })
     }
+}
+
+/// When all its columns are read.
+fn unique_key(table: &StreamTable, delivered: &Accesses) -> Option<Vec<usize>> {
+    let place = |column: &usize| delivered.keys().position(|delivered| delivered == column);
+    table.unique_key.as_ref()?.iter().map(place).collect()
 }
 
 fn known_times(table: &StreamTable, delivered: &Accesses, schema: &Schema) -> TimeFacts {

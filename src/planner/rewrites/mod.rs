@@ -2,6 +2,8 @@
 //! unbounded input run. Nothing here knows of operators or parallelism.
 
 pub mod join;
+pub mod top_n;
+pub mod top_n_node;
 pub mod window;
 pub mod window_node;
 
@@ -31,9 +33,11 @@ use datafusion::optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{Analyzer, Optimizer, OptimizerConfig, OptimizerContext, OptimizerRule};
 
+use crate::planner::functions::checked_arithmetic::checked;
+
 /// Settles types, then simplifies.
 pub fn optimize(plan: LogicalPlan, options: &ConfigOptions) -> Result<LogicalPlan> {
-    let analyzed = Analyzer::new().execute_and_check(plan, options, |_, _| {})?;
+    let analyzed = checked(Analyzer::new().execute_and_check(plan, options, |_, _| {})?)?;
     // Without a start time `now()` is left alone instead of frozen.
     let mut options = options.clone();
     // There is nothing that could run a subquery by itself: all become joins.

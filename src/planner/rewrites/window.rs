@@ -76,6 +76,9 @@ fn from_datafusion(error: DataFusionError) -> Error {
 }
 
 fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>> {
+    if let Some(distinct) = without_repeated_keys(aggregate).map_err(from_datafusion)? {
+        return windowed(&distinct, emit);
+    }
     let mut window: Option<WindowUse> = None;
     let mut uses = Vec::with_capacity(aggregate.group_expr.len());
     for expr in &aggregate.group_expr {
@@ -139,6 +142,20 @@ fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>
     .map_err(from_datafusion)?;
     node.bounds = bounds;
     projection_over(aggregate, &uses, node).map(Some)
+}
+
+/// `GROUP BY k, (k)`: the aggregate's columns hold k once, and so must its keys.
+fn without_repeated_keys(aggregate: &Aggregate) -> Result<Option<Aggregate>, DataFusionError> {
+    let mut keys: Vec<Expr> = Vec::with_capacity(aggregate.group_expr.len());
+    for key in &aggregate.group_expr {
+        if !keys.contains(key) {
+            keys.push(key.clone());
+        }
+    }
+    if keys.len() == aggregate.group_expr.len() {
+        return Ok(None);
+    }
+    Aggregate::try_new(Arc::clone(&aggregate.input), keys, aggregate.aggr_expr.clone()).map(Some)
 }
 
 /// How rows are put into the windows: those that are results of windows by these.
@@ -271,12 +288,19 @@ fn window_use(expr: &Expr, input: &LogicalPlan) -> Result<Option<WindowUse>> {
     }
 }
 
-/// The side of a join that a column comes from, and what it is there.
+/// The side of a join, or the input of a ranking, that a column comes from, and what it is there.
 fn joined_side<'a>(column: &Column, plan: &'a LogicalPlan) -> Option<(Column, &'a LogicalPlan)> {
-    let LogicalPlan::Join(join) = plan else {
-        return None;
-    };
     let index = plan.schema().maybe_index_of_column(column)?;
+    let join = match plan {
+        LogicalPlan::Join(join) => join,
+        // Ranked rows, which may have lost their event time.
+        LogicalPlan::Window(ranking) => {
+            let known = index < ranking.input.schema().fields().len();
+            let below = || Column::from(ranking.input.schema().qualified_field(index));
+            return known.then(|| (below(), ranking.input.as_ref()));
+        }
+        _ => return None,
+    };
     let left = join.left.schema().fields().len();
     let (side, index) = match join.join_type {
         JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => (&join.right, index),

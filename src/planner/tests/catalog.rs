@@ -231,6 +231,8 @@ pub fn objects() -> Vec<Object> {
         options: RawOptions::default(),
         columns: vec![("bidder".into(), "BIGINT".into()), ("count".into(), "BIGINT".into())],
         unique_key: vec!["bidder".into()],
+        append_only: false,
+        bounded: false,
         materialized_view: false,
         desired_running: true,
         key_groups: 1024,

@@ -450,7 +450,6 @@ impl GraphBuilder {
             physical_schema: number_schema(),
             event_time: None,
             projection: None,
-            filter: None,
         };
         self.add(id, OperatorSpec::Source(spec), &[], shape(&["key", "number"], true))
     }
@@ -646,6 +645,8 @@ impl Server {
             options: raw(options),
             columns: Vec::new(),
             unique_key: Vec::new(),
+            append_only: false,
+            bounded: false,
             materialized_view: false,
             desired_running: false,
             key_groups: KEY_GROUPS_DEFAULT,

@@ -146,6 +146,10 @@ impl CatalogStore for ShakyStore {
         self.up()?;
         self.inner.mark_committed(pipeline, epoch).await
     }
+    async fn epochs_needed_of(&self, pipeline: Oid) -> Result<Vec<Epoch>> {
+        self.up()?;
+        self.inner.epochs_needed_of(pipeline).await
+    }
     async fn latest_checkpoints(&self, pipeline: Oid, limit: usize) -> Result<Vec<CheckpointRecord>> {
         self.up()?;
         self.inner.latest_checkpoints(pipeline, limit).await

@@ -289,12 +289,12 @@ fn running_nth(
     Ok(())
 }
 
-/// Whether taking rows away leaves exactly what there was before they came. (The library's sliding `min` and `max` do not go
-/// together with NULLs.)
+/// Whether taking rows away leaves exactly what there was before they came. (The library's sliding `min`, `max` and `avg` do not
+/// go together with frames in which only NULLs are left.)
 fn slides_exactly(function: &AggregateFunctionExpr, arguments: &[ArrayRef]) -> bool {
     match function.fun().name() {
         "count" => true,
-        "sum" | "avg" => arguments.iter().all(|argument| !argument.data_type().is_floating()),
+        "sum" => arguments.iter().all(|argument| !argument.data_type().is_floating()),
         _ => false,
     }
 }

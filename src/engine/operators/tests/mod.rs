@@ -11,5 +11,7 @@ mod over;
 mod over_oracle;
 mod partial;
 mod stateless;
+mod top_n;
+mod top_n_oracle;
 mod updating;
 mod windows;

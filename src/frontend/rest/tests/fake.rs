@@ -144,6 +144,8 @@ impl FakeBackend {
             options,
             columns: Vec::new(),
             unique_key: Vec::new(),
+            append_only: false,
+            bounded: false,
             materialized_view: false,
             desired_running: false,
             key_groups: 1024,
