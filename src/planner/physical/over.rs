@@ -400,8 +400,8 @@ fn in_order_of_time(stream: &Stream, order: &[Sort], schema: &DFSchema) -> Resul
     };
     Err(Error::not_supported(
         what,
-        "ORDER BY the column of WATERMARK FOR first, ascending; or PARTITION BY a window; or keep the first n of a key: \
-         SELECT .. FROM (SELECT .., row_number() OVER (..) AS n ..) WHERE n <= 3.",
+        "ORDER BY the column of WATERMARK FOR first, ascending; or PARTITION BY a window; or keep the first rows of a rank \
+         only, in the query around it: WHERE rank <= 10.",
     ))
 }
 

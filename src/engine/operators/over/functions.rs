@@ -133,7 +133,11 @@ impl Working {
                 let mask = mask
                     .as_boolean_opt()
                     .ok_or_else(|| Error::Internal("the FILTER of a function is not boolean".into()))?;
-                let mask = prep_null_mask_filter(mask);
+                // It takes masks with nulls only.
+                let mask = match mask.null_count() {
+                    0 => mask.clone(),
+                    _ => prep_null_mask_filter(mask),
+                };
                 let mut passed = Vec::with_capacity(mask.len() + 1);
                 passed.push(0);
                 for row in 0..mask.len() {
@@ -299,6 +303,27 @@ fn slides_exactly(function: &AggregateFunctionExpr, arguments: &[ArrayRef]) -> b
     }
 }
 
+/// The value of an accumulator that goes on.
+fn value_so_far(
+    function: &AggregateFunctionExpr,
+    accumulator: &mut Box<dyn Accumulator>,
+) -> LibraryResult<ScalarValue> {
+    if !matches!(function.fun().name(), "median" | "percentile_cont") {
+        return accumulator.evaluate();
+    }
+    // Asking these for their value empties them.
+    let state = accumulator.state()?;
+    let state = state
+        .iter()
+        .map(ScalarValue::to_array)
+        .collect::<LibraryResult<Vec<_>>>()?;
+    *accumulator = function.create_accumulator()?;
+    accumulator.merge_batch(&state)?;
+    let mut shown = function.create_accumulator()?;
+    shown.merge_batch(&state)?;
+    shown.evaluate()
+}
+
 /// The frames of the rows of one part, for one aggregate.
 struct Frames<'a> {
     part: &'a Part<'a>,
@@ -317,7 +342,7 @@ impl Frames<'_> {
         values: &mut Vec<ScalarValue>,
     ) -> LibraryResult {
         if let Running::Aggregate { accumulator, absorbed } = running {
-            return self.running(accumulator.as_mut(), absorbed, values);
+            return self.running(function, accumulator, absorbed, values);
         }
         if slides_exactly(function, self.arguments)
             && let Ok(accumulator) = function.create_sliding_accumulator()
@@ -342,7 +367,8 @@ impl Frames<'_> {
 
     fn running(
         &self,
-        accumulator: &mut dyn Accumulator,
+        function: &AggregateFunctionExpr,
+        accumulator: &mut Box<dyn Accumulator>,
         absorbed: &mut i64,
         values: &mut Vec<ScalarValue>,
     ) -> LibraryResult {
@@ -358,7 +384,7 @@ impl Frames<'_> {
             }
             values.push(match &value {
                 Some(value) => value.clone(),
-                None => value.insert(accumulator.evaluate()?).clone(),
+                None => value.insert(value_so_far(function, accumulator)?).clone(),
             });
         }
         Ok(())
