@@ -184,17 +184,29 @@ impl LateRows {
         );
         let place = format!("window {}", time_text(start));
         for &row in &rows[rows.len().saturating_sub(DEAD_LETTERS_KEPT)..] {
-            let mut raw = row_text(chunk, row as usize)?.into_bytes();
-            raw.truncate(DEAD_LETTER_ROW_BYTES);
-            self.letters.keep(DeadLetter {
-                table: self.table.clone(),
-                at_micros: self.clock.now_micros(),
-                place: place.clone(),
-                offset: 0,
-                raw,
-                error: error.clone(),
-            });
+            self.keep_row(chunk, row, &place, &error)?;
         }
+        Ok(())
+    }
+
+    /// The row is of `time`, which what comes out has passed.
+    pub fn keep_passed(&self, chunk: &Chunk, row: u32, time: i64, watermark: i64) -> Result<(), Error> {
+        let (time, watermark) = (time_text(time), time_text(watermark));
+        let error = format!("late: {time} has passed, the watermark is {watermark}");
+        self.keep_row(chunk, row, &format!("time {time}"), &error)
+    }
+
+    fn keep_row(&self, chunk: &Chunk, row: u32, place: &str, error: &str) -> Result<(), Error> {
+        let mut raw = row_text(chunk, row as usize)?.into_bytes();
+        raw.truncate(DEAD_LETTER_ROW_BYTES);
+        self.letters.keep(DeadLetter {
+            table: self.table.clone(),
+            at_micros: self.clock.now_micros(),
+            place: place.to_owned(),
+            offset: 0,
+            raw,
+            error: error.to_owned(),
+        });
         Ok(())
     }
 }

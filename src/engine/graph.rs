@@ -14,6 +14,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::engine::connectors::ConnectorTable;
 use crate::engine::join_spec::JoinSpec;
+use crate::engine::over_spec::OverSpec;
 use crate::engine::top_n_spec::TopNSpec;
 use crate::ids::OperatorId;
 
@@ -85,6 +86,7 @@ pub enum OperatorSpec {
     TopN(TopNSpec),
     WindowAggregate(WindowAggregateSpec),
     UpdatingAggregate(AggregateSpec),
+    Over(Box<OverSpec>),
     /// Keeps the result readable by SELECT and SUBSCRIBE.
     Materialize(MaterializeSpec),
     Sink(SinkSpec),
@@ -279,6 +281,7 @@ impl OperatorSpec {
             OperatorSpec::TopN(_) => "top_n",
             OperatorSpec::WindowAggregate(_) => "window_aggregate",
             OperatorSpec::UpdatingAggregate(_) => "updating_aggregate",
+            OperatorSpec::Over(spec) => spec.name(),
             OperatorSpec::Materialize(_) => "materialize",
             OperatorSpec::Sink(_) => "sink",
             OperatorSpec::ClientOutput { .. } => "client_output",

@@ -6,6 +6,7 @@ pub(crate) mod join_harness;
 pub(crate) mod memory_state;
 mod nexmark;
 pub(crate) mod operator_harness;
+pub(crate) mod over_specs;
 pub mod postgres;
 pub(crate) mod random_queries;
 pub(crate) mod row_sets;

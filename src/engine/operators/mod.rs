@@ -2,8 +2,8 @@
 //!
 //! [`build`] makes the operator of a graph node. Stateless: `filter`, `project`, `unnest`, `union`. Aggregation:
 //! `updating_aggregate`, `window_aggregate`, `session_aggregate`, and before an exchange `partial_aggregate`, all on a `group_table` (keys to
-//! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `join` has two inputs. `top_n` keeps the first rows by rank. `materialize` keeps a
-//! result readable.
+//! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `join` has two inputs. `top_n` keeps the first rows by rank. `over`
+//! computes window functions in order of event time. `materialize` keeps a result readable.
 //!
 //! Rules that hold for all: hashes of the last exchange are never passed on (`keys` says why); a chunk put out has
 //! exactly the schema of the stream; an error in the data is [`Error::Data`] with a code.
@@ -20,6 +20,7 @@ mod group_table;
 mod join;
 pub(crate) mod keys;
 mod materialize;
+mod over;
 mod partial_aggregate;
 mod project;
 mod session_aggregate;
@@ -40,6 +41,7 @@ use crate::engine::dead_letters::DeadLetters;
 use crate::engine::error::Error;
 use crate::engine::graph::{AggregatePhase, OperatorSpec, StreamShape, WindowSpec};
 use crate::engine::operator::{Operator, Result};
+use crate::engine::over_spec::OverWork;
 use crate::engine::results::Results;
 use crate::ids::SubtaskIndex;
 use crate::state::key_group::KeyGroups;
@@ -95,6 +97,17 @@ pub fn build(
                     Box::new(session_aggregate::SessionAggregate::new(spec, input, schema)?.keeping_late_rows(kept))
                 }
                 _ => Box::new(window_aggregate::WindowAggregate::new(spec, input, schema)?.keeping_late_rows(kept)),
+            }
+        }
+        OperatorSpec::Over(spec) => {
+            let late = spec.late_rows.as_deref();
+            let kept = late.map(|table| context.dead_letters.late_rows(table, Arc::clone(&context.clock)));
+            let input = input_schema(input)?;
+            match spec.work {
+                OverWork::Ordered { .. } => Box::new(over::Over::new(spec, input, schema)?.keeping_late_rows(kept)),
+                OverWork::Whole { .. } => {
+                    Box::new(over::whole::OverWindow::new(spec, input, schema)?.keeping_late_rows(kept))
+                }
             }
         }
         OperatorSpec::Join(spec) => Box::new(join::Join::new(spec, output, context)?),

@@ -14,7 +14,6 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-use crate::engine::top_n_spec::RankFunction;
 use crate::error::nearest;
 use crate::planner::bind::catalog_syntax;
 use crate::planner::bind::lateral_unnest;
@@ -213,16 +212,6 @@ impl SyntaxPass<'_> {
 
     fn check_expression(&self, expr: &Expr) -> ControlFlow<Box<Error>> {
         match expr {
-            // Whether the query around it makes it a ranking is seen in the plan.
-            Expr::Function(function)
-                if function.over.is_some() && RankFunction::from_name(&function_name(function)).is_none() =>
-            {
-                self.refuse(
-                    expr.span(),
-                    "OVER in a continuous query is not supported",
-                    "Use OVER when you read from the pipeline, or aggregate by TUMBLE windows.",
-                )
-            }
             Expr::Function(function) if is_clock(&function_name(function)) => self.refuse(
                 expr.span(),
                 format!("{}() is not supported in a continuous query", function_name(function)),

@@ -207,7 +207,7 @@ impl Lowering {
     }
 
     /// The first table below `node` that was declared with `late_rows = 'dead_letter'`.
-    fn table_that_keeps_late_rows(&self, node: usize) -> Option<String> {
+    pub(super) fn table_that_keeps_late_rows(&self, node: usize) -> Option<String> {
         let node = self.builder.node(node);
         match &node.operator {
             OperatorSpec::Source(source) => {

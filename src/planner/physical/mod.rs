@@ -8,6 +8,7 @@ mod aggregate;
 mod join;
 mod join_bound;
 mod output;
+mod over;
 mod source;
 mod times;
 mod top_n;
@@ -31,7 +32,6 @@ use crate::planner::bind::positions::SourceText;
 use crate::planner::compiled::Notice;
 use crate::planner::error::{Error, Result};
 use crate::planner::graph::{GraphBuilder, NewNode, expression_fingerprint};
-use crate::planner::rewrites::top_n::is_ranking;
 use crate::planner::rewrites::top_n_node::TopNNode;
 use crate::planner::rewrites::window_node::WindowAggregateNode;
 
@@ -89,6 +89,7 @@ impl Lowering {
             LogicalPlan::Values(values) => self.values(values),
             LogicalPlan::EmptyRelation(empty) => self.empty(empty),
             LogicalPlan::Aggregate(aggregate) => self.updating_aggregate(aggregate),
+            LogicalPlan::Window(window) => self.over(window),
             LogicalPlan::Extension(extension) => self.extension(extension),
             other => Err(not_continuous(other)),
         }
@@ -424,14 +425,6 @@ fn not_continuous(plan: &LogicalPlan) -> Error {
         LogicalPlan::Limit(_) => (
             "LIMIT in a subquery that depends on the query around it is not supported in a continuous query",
             "Rank the rows of each key: ROW_NUMBER() OVER (PARTITION BY key ORDER BY ..) in a subquery, <= n around it.",
-        ),
-        LogicalPlan::Window(window) if is_ranking(window) => (
-            "a rank without a constant upper bound is not supported in a continuous query",
-            "Keep the first rows only, in the query around it: WHERE rank <= 10; or rank when you read from the pipeline.",
-        ),
-        LogicalPlan::Window(_) => (
-            "OVER in a continuous query is not supported",
-            "Use OVER when you read from the pipeline, or aggregate by TUMBLE windows.",
         ),
         LogicalPlan::RecursiveQuery(_) => (
             "WITH RECURSIVE in a continuous query is not supported",

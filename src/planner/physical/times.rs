@@ -246,7 +246,11 @@ fn literal(expression: &Arc<dyn PhysicalExpr>) -> Option<&ScalarValue> {
 
 /// A constant length of time.
 pub fn literal_micros(expression: &Arc<dyn PhysicalExpr>) -> Option<i64> {
-    match literal(expression)? {
+    scalar_micros(literal(expression)?)
+}
+
+pub fn scalar_micros(value: &ScalarValue) -> Option<i64> {
+    match value {
         ScalarValue::IntervalMonthDayNano(Some(interval)) if interval.months == 0 => {
             let days = i64::from(interval.days).checked_mul(86_400_000_000)?;
             let whole = interval.nanoseconds % 1000 == 0;

@@ -6,7 +6,7 @@
 //! the filter says stays a filter above it. Filters on the partition's own columns are below by then.
 //!
 //! Soundness: a bound is taken only from a conjunct that compares the rank itself with a whole number, and only when the rank is the
-//! one function of its OVER node. Everything else is left as it is, for the physical side to refuse.
+//! one function of its OVER node. Everything else is left as it is, for OVER in order of time or over windows.
 
 use std::sync::Arc;
 

@@ -397,6 +397,11 @@ fn origin<'a>(column: &Column, plan: &'a LogicalPlan) -> Option<(Expr, &'a Logic
             Expr::Column(Column::from(filter.input.schema().qualified_field(index))),
             &filter.input,
         )),
+        // The columns of its input, then the functions.
+        LogicalPlan::Window(window) => (index < window.input.schema().fields().len()).then(|| {
+            let column = Column::from(window.input.schema().qualified_field(index));
+            (Expr::Column(column), window.input.as_ref())
+        }),
         _ => None,
     }
 }

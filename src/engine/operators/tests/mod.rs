@@ -7,6 +7,8 @@ mod join_oracle;
 mod late_rows;
 mod numbers;
 mod oracle;
+mod over;
+mod over_oracle;
 mod partial;
 mod stateless;
 mod top_n;
