@@ -22,6 +22,7 @@ use crate::planner::settings::{SessionFacts, Settings};
 pub mod arrays;
 pub mod catalog;
 pub mod checked_arithmetic;
+mod float_extremes;
 mod json;
 pub mod lengths;
 mod postgres;
@@ -65,6 +66,7 @@ pub fn register_all(session: &SessionFacts) -> Functions {
 /// What is the same for every session.
 static COMMON: LazyLock<Functions> = LazyLock::new(|| {
     let mut functions = from_datafusion();
+    float_extremes::register(&mut functions);
     window::register(&mut functions);
     json::register(&mut functions);
     time_arithmetic::register(&mut functions);

@@ -209,27 +209,9 @@ pub fn aggregate(random: &mut StdRng, scope: Scope<'_>) -> Expression {
     };
     Expression {
         stream: format!("{}{filter}", plain.stream),
-        batch: match plain.batch.contains(FILTER) {
-            true => plain.batch.replace(FILTER, &filter),
-            false => format!("{}{filter}", plain.batch),
-        },
+        batch: format!("{}{filter}", plain.batch),
         kind: plain.kind,
     }
-}
-
-/// Where an aggregate that the batch computes from several has its filters.
-const FILTER: &str = "{filter}";
-
-/// min and max as Postgres has them, NaN being the greatest: the batch engine's depend on the order of rows.
-fn with_nan_last(name: &str, argument: &str) -> String {
-    let all_or_any = match name {
-        "max" => "bool_or",
-        _ => "bool_and",
-    };
-    format!(
-        "CASE WHEN {all_or_any}(isnan({argument})){FILTER} THEN CAST('NaN' AS DOUBLE PRECISION) \
-         ELSE {name}(CASE WHEN NOT isnan({argument}) THEN {argument} END){FILTER} END"
-    )
 }
 
 fn plain_aggregate(random: &mut StdRng, scope: Scope<'_>) -> Expression {
@@ -280,14 +262,7 @@ fn plain_aggregate(random: &mut StdRng, scope: Scope<'_>) -> Expression {
             let column = column_of(random, scope, Kind::is_ordered);
             let (name, kind) = column.map_or(("1".into(), Kind::Int), |column| (column.name, column.kind));
             let function = ["min", "max"][which % 2];
-            let plain = same(format!("{function}({name})"), kind);
-            match kind {
-                Kind::WildFloat => Expression {
-                    batch: with_nan_last(function, &name),
-                    ..plain
-                },
-                _ => plain,
-            }
+            same(format!("{function}({name})"), kind)
         }
     }
 }
