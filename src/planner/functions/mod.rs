@@ -20,6 +20,7 @@ use crate::planner::error::{Error, Undefined};
 use crate::planner::settings::{SessionFacts, Settings};
 
 pub mod arrays;
+mod cast_arguments;
 pub mod catalog;
 pub mod checked_arithmetic;
 mod float_extremes;
@@ -70,6 +71,7 @@ static COMMON: LazyLock<Functions> = LazyLock::new(|| {
     window::register(&mut functions);
     json::register(&mut functions);
     time_arithmetic::register(&mut functions);
+    cast_arguments::register(&mut functions);
     functions
 });
 
