@@ -49,6 +49,10 @@ impl Grammar<'_> {
         let (ranked, place) = (self.fresh("o"), self.fresh("c"));
         let most = self.random.random_range(1..4);
         let partition = &columns[0].name;
+        let is_time =
+            |time: &TimeColumn| matches!(time, TimeColumn::Is(name) if *partition == format!("{alias}.{name}"));
+        // The rows of a moment are ranked when it has passed.
+        let waits = below.times.iter().any(is_time);
         let over = |text: &str| {
             format!(
                 "SELECT * FROM (SELECT {items}, ROW_NUMBER() OVER (PARTITION BY {partition} ORDER BY {order}) AS {place} \
@@ -74,7 +78,7 @@ impl Grammar<'_> {
             columns: kept,
             times: Vec::new(),
             append: false,
-            prompt: below.prompt,
+            prompt: below.prompt && !waits,
             window: None,
             steps: steps(&below, None, "top n"),
         }
