@@ -24,6 +24,7 @@ use crate::planner::bind::positions::SourceText;
 use crate::planner::compiled::Notice;
 use crate::planner::error::{Error, Result};
 use crate::planner::explain;
+use crate::planner::functions::checked_arithmetic;
 use crate::planner::functions::window::{END, START, window_type};
 use crate::planner::graph::{NewNode, expression_fingerprint};
 use crate::planner::physical::join_bound::{self, Bound, DoneAt, time_conditions};
@@ -417,6 +418,9 @@ fn never_null(expr: &Expr, plan: &LogicalPlan) -> bool {
             return keeps && never_null(left, plan) && never_null(right, plan);
         }
         Expr::Cast(cast) => return never_null(&cast.expr, plan),
+        Expr::ScalarFunction(call) => {
+            return checked_arithmetic::replaced(call).is_some_and(|written| never_null(&written, plan));
+        }
         _ => return false,
     };
     let Some(index) = plan.schema().maybe_index_of_column(column) else {

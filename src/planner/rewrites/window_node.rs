@@ -147,9 +147,15 @@ impl UserDefinedLogicalNodeCore for WindowAggregateNode {
         let bounds = aggregates.split_off(self.aggregates.len().min(aggregates.len()));
         let mut node = WindowAggregateNode::try_new(input, exprs, aggregates, self.window, self.emit)?;
         node.bounds = <[Expr; 2]>::try_from(bounds).ok();
-        // Names above refer to the columns as they were first called.
+        // Names above refer to the columns as they were first called; types are those that the input has now.
         if node.schema.fields().len() == self.schema.fields().len() {
-            node.schema = Arc::clone(&self.schema);
+            let named = self.schema.iter().zip(node.schema.fields());
+            let fields = named.map(|((qualifier, name), field)| {
+                let field = field.as_ref().clone().with_name(name.name());
+                (qualifier.cloned(), Arc::new(field))
+            });
+            let metadata = node.schema.metadata().clone();
+            node.schema = Arc::new(DFSchema::new_with_metadata(fields.collect(), metadata)?);
         }
         Ok(node)
     }
