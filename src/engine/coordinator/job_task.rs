@@ -520,7 +520,12 @@ impl JobTask {
         }
     }
 
+    /// The state first: a crash in between starts a pipeline that has finished once more, which finds nothing to do. The
+    /// other way round it would be left neither running nor finished.
     async fn try_record_end(&self) -> Result<(), crate::catalog::error::Error> {
+        if self.job.generation.0 > 0 {
+            self.shared.catalog.store().update_job(self.record_now()).await?;
+        }
         let snapshot = self.shared.catalog.snapshot();
         let is_pipeline = matches!(snapshot.get(self.pipeline), Some(Object::Pipeline(_)));
         if !self.job.desired_running && is_pipeline {
@@ -529,9 +534,6 @@ impl JobTask {
                 running: false,
             };
             self.shared.catalog.apply(vec![change]).await?;
-        }
-        if self.job.generation.0 > 0 {
-            self.shared.catalog.store().update_job(self.record_now()).await?;
         }
         Ok(())
     }
