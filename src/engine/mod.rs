@@ -24,6 +24,7 @@ pub mod join_spec;
 pub mod message;
 pub mod operator;
 pub mod operators;
+pub mod order_column;
 pub mod over_spec;
 pub mod results;
 pub mod shard;

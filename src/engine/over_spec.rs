@@ -11,6 +11,7 @@ use datafusion::physical_expr::window::WindowExpr;
 use datafusion::scalar::ScalarValue;
 
 use crate::engine::join_spec::Moment;
+use crate::engine::order_column::OrderColumn;
 
 #[derive(Clone, Debug)]
 pub struct OverSpec {
@@ -21,13 +22,6 @@ pub struct OverSpec {
     pub work: OverWork,
     /// The table whose late rows are kept as dead letters; `None`: they are only counted.
     pub late_rows: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OrderColumn {
-    pub column: usize,
-    pub descending: bool,
-    pub nulls_first: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@
 //! decides where a partition is found after a restart.
 
 use crate::engine::join_spec::Moment;
+use crate::engine::order_column::OrderColumn;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopNSpec {
@@ -30,13 +31,6 @@ pub enum RankFunction {
     RowNumber,
     Rank,
     DenseRank,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OrderColumn {
-    pub column: usize,
-    pub descending: bool,
-    pub nulls_first: bool,
 }
 
 /// How long partitions are kept.

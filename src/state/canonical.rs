@@ -8,8 +8,9 @@
 //! Guarantee: frozen. Hashes of stored keys depend on it; see [`crate::state::hash`].
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, StringViewArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, StringViewArray, make_array};
 use arrow::datatypes::*;
 
 /// The one NaN that all NaNs become.
@@ -99,6 +100,67 @@ pub fn canonical(array: &dyn Array) -> Canonical<'_> {
         CanonicalKind::Wide => wide(array).map_or(Canonical::Nested, Canonical::Wide),
         CanonicalKind::Bytes => bytes(array).map_or(Canonical::Nested, Canonical::Bytes),
         CanonicalKind::Nested => Canonical::Nested,
+    }
+}
+
+/// `array` with one zero and one NaN, which Arrow's orders put behind every number; also inside of nested values.
+pub fn canonical_floats(array: &ArrayRef) -> ArrayRef {
+    if !has_floats(array.data_type()) {
+        return ArrayRef::clone(array);
+    }
+    match array.data_type() {
+        DataType::Float16 => Arc::new(array.as_primitive::<Float16Type>().unary::<_, Float16Type>(|value| {
+            if value.is_nan() {
+                half_nan()
+            } else if value.to_f32() == 0.0 {
+                Default::default()
+            } else {
+                value
+            }
+        })),
+        DataType::Float32 => Arc::new(
+            array
+                .as_primitive::<Float32Type>()
+                .unary::<_, Float32Type>(|value| if value.is_nan() { f32::NAN } else { value + 0.0 }),
+        ),
+        DataType::Float64 => Arc::new(
+            array
+                .as_primitive::<Float64Type>()
+                .unary::<_, Float64Type>(|value| if value.is_nan() { f64::NAN } else { value + 0.0 }),
+        ),
+        _ => {
+            let data = array.to_data();
+            let children = data
+                .child_data()
+                .iter()
+                .map(|child| canonical_floats(&make_array(child.clone())).to_data())
+                .collect();
+            let rebuilt = data
+                .into_builder()
+                .child_data(children)
+                .build()
+                .expect("only values of floats changed");
+            make_array(rebuilt)
+        }
+    }
+}
+
+fn half_nan() -> <Float16Type as ArrowPrimitiveType>::Native {
+    <Float16Type as ArrowPrimitiveType>::Native::NAN
+}
+
+/// Whether [`canonical_floats`] has anything to do.
+pub fn has_floats(data_type: &DataType) -> bool {
+    let inside = |field: &FieldRef| has_floats(field.data_type());
+    match data_type {
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => true,
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => inside(field),
+        DataType::ListView(field) | DataType::LargeListView(field) | DataType::Map(field, _) => inside(field),
+        DataType::Struct(fields) => fields.iter().any(inside),
+        DataType::Dictionary(_, values) => has_floats(values),
+        DataType::Union(fields, _) => fields.iter().any(|(_, field)| inside(field)),
+        DataType::RunEndEncoded(_, values) => inside(values),
+        _ => false,
     }
 }
 

@@ -8,7 +8,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 
 use crate::engine::graph::{AggregateFunction, OperatorSpec};
-use crate::engine::over_spec::{Frame, FrameBound, FrameUnit, OrderColumn, OverFunction, OverSpec, OverWork};
+use crate::engine::order_column::OrderColumn;
+use crate::engine::over_spec::{Frame, FrameBound, FrameUnit, OverFunction, OverSpec, OverWork};
 use crate::testing::aggregate_specs::{context, other, schema, shape};
 use crate::testing::operator_harness::Harness;
 

@@ -23,7 +23,8 @@ use datafusion::scalar::ScalarValue;
 
 use crate::engine::graph::{OperatorSpec, StreamShape};
 use crate::engine::join_spec::Moment;
-use crate::engine::over_spec::{Frame, FrameBound, FrameUnit, OrderColumn, OverFunction, OverSpec, OverWork};
+use crate::engine::order_column::OrderColumn;
+use crate::engine::over_spec::{Frame, FrameBound, FrameUnit, OverFunction, OverSpec, OverWork};
 use crate::error::SqlState;
 use crate::planner::bind::positions::SourceText;
 use crate::planner::compiled::Notice;

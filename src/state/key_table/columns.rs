@@ -2,13 +2,13 @@
 //!
 //! Nested keys (structs, lists) are kept as the row format of Arrow, in memory only; their floats are canonical too.
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryBuilder, FixedSizeBinaryBuilder};
+use arrow::array::{Array, ArrayRef, BinaryBuilder, FixedSizeBinaryBuilder};
 use arrow::buffer::NullBuffer;
 use arrow::compute::{can_cast_types, cast};
-use arrow::datatypes::{DataType, FieldRef, Float16Type, Float32Type, Float64Type};
+use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, Rows, SortField};
 
-use crate::state::canonical::{BytesColumn, Canonical, CanonicalKind, canonical, kind_of};
+use crate::state::canonical::{BytesColumn, Canonical, CanonicalKind, canonical, canonical_floats, kind_of};
 use crate::state::error::Error;
 use crate::state::key_table::arena::Arena;
 use crate::state::key_table::bits::Bits;
@@ -268,66 +268,4 @@ fn gather_rows(rows: &Arena, converter: &RowConverter, groups: &[u32]) -> ArrayR
         .collect::<Vec<_>>();
     let mut columns = converter.convert_rows(parsed).expect("rows came from this converter");
     columns.swap_remove(0)
-}
-
-/// `array` with the floats inside nested values made canonical: one zero, one NaN.
-fn canonical_floats(array: &ArrayRef) -> ArrayRef {
-    if !has_floats(array.data_type()) {
-        return ArrayRef::clone(array);
-    }
-    match array.data_type() {
-        DataType::Float16 => {
-            std::sync::Arc::new(array.as_primitive::<Float16Type>().unary::<_, Float16Type>(|value| {
-                if value.is_nan() {
-                    half_nan()
-                } else if value.to_f32() == 0.0 {
-                    Default::default()
-                } else {
-                    value
-                }
-            }))
-        }
-        DataType::Float32 => std::sync::Arc::new(array.as_primitive::<Float32Type>().unary::<_, Float32Type>(
-            |value| {
-                if value.is_nan() { f32::NAN } else { value + 0.0 }
-            },
-        )),
-        DataType::Float64 => std::sync::Arc::new(array.as_primitive::<Float64Type>().unary::<_, Float64Type>(
-            |value| {
-                if value.is_nan() { f64::NAN } else { value + 0.0 }
-            },
-        )),
-        _ => {
-            let data = array.to_data();
-            let children = data
-                .child_data()
-                .iter()
-                .map(|child| canonical_floats(&arrow::array::make_array(child.clone())).to_data())
-                .collect();
-            let rebuilt = data
-                .into_builder()
-                .child_data(children)
-                .build()
-                .expect("only values of floats changed");
-            arrow::array::make_array(rebuilt)
-        }
-    }
-}
-
-fn half_nan() -> <Float16Type as arrow::datatypes::ArrowPrimitiveType>::Native {
-    <Float16Type as arrow::datatypes::ArrowPrimitiveType>::Native::NAN
-}
-
-fn has_floats(data_type: &DataType) -> bool {
-    let inside = |field: &FieldRef| has_floats(field.data_type());
-    match data_type {
-        DataType::Float16 | DataType::Float32 | DataType::Float64 => true,
-        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => inside(field),
-        DataType::ListView(field) | DataType::LargeListView(field) | DataType::Map(field, _) => inside(field),
-        DataType::Struct(fields) => fields.iter().any(inside),
-        DataType::Dictionary(_, values) => has_floats(values),
-        DataType::Union(fields, _) => fields.iter().any(|(_, field)| inside(field)),
-        DataType::RunEndEncoded(_, values) => inside(values),
-        _ => false,
-    }
 }

@@ -13,8 +13,8 @@ use arrow::row::{RowConverter, SortField};
 
 use crate::engine::error::Error;
 use crate::engine::operator::Result;
-use crate::engine::operators::accumulators::multiset::canonical_floats;
 use crate::engine::operators::accumulators::{Accumulator, GroupedRows};
+use crate::state::canonical::canonical_floats;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {

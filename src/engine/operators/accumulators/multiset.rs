@@ -7,15 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map;
-use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray};
-use arrow::datatypes::{DataType, Float32Type, Float64Type};
+use arrow::array::ArrayRef;
+use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, Rows, SortField};
 
 use crate::engine::operator::Result;
 use crate::engine::operators::accumulators::GroupedRows;
 use crate::engine::operators::bits::Bits;
+use crate::state::canonical::canonical_floats;
 
 /// Rough cost of one entry beside its bytes: tree slot, length, count.
 const ENTRY_OVERHEAD_BYTES: usize = 48;
@@ -265,30 +265,13 @@ fn dedup_removed(groups: &mut Vec<u32>, counts: &mut Vec<i64>, values: &mut Vec<
     }
 }
 
-/// Zeros of both signs, and NaNs of all kinds, are one value each.
-pub(crate) fn canonical_floats(column: &ArrayRef) -> ArrayRef {
-    match column.data_type() {
-        DataType::Float64 => {
-            let values = column.as_primitive::<Float64Type>();
-            let canonical: PrimitiveArray<Float64Type> =
-                values.unary(|value| if value.is_nan() { f64::NAN } else { value + 0.0 });
-            Arc::new(canonical)
-        }
-        DataType::Float32 => {
-            let values = column.as_primitive::<Float32Type>();
-            let canonical: PrimitiveArray<Float32Type> =
-                values.unary(|value| if value.is_nan() { f32::NAN } else { value + 0.0 });
-            Arc::new(canonical)
-        }
-        _ => Arc::clone(column),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use arrow::array::Int64Array;
+    use std::sync::Arc;
+
+    use arrow::array::{AsArray, Int64Array};
 
     fn add(set: &mut Multiset, rows: &[(u32, i64, i64)]) {
         let values: ArrayRef = Arc::new(rows.iter().map(|row| row.1).collect::<Int64Array>());

@@ -1,7 +1,8 @@
 //! The order of rows inside a partition: total, and the same whatever the order of arrival.
 //!
 //! Rows that ORDER BY does not tell apart come in the order of their other columns' values, from left to right. Rows that
-//! agree in all columns are interchangeable. (Columns of types that have no order, such as MAP, are not looked at.)
+//! agree in all columns are interchangeable. (Columns of types that have no order, such as MAP, are not looked at.) To ORDER BY
+//! and PARTITION BY, zeros of both signs are one value, and so are all NaNs; what still differs orders last.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,42 +10,58 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::{SortOptions, partition};
 use arrow::datatypes::SchemaRef;
-use arrow::row::{RowConverter, SortField};
+use arrow::row::{RowConverter, Rows, SortField};
 
 use crate::engine::operator::Result;
 use crate::engine::operators::columns::take_columns;
-use crate::engine::over_spec::OrderColumn;
+use crate::engine::order_column::OrderColumn;
+use crate::state::canonical::{canonical_floats, has_floats};
 
 pub(super) struct RowOrder {
     converter: RowConverter,
-    columns: Vec<usize>,
+    columns: Vec<Compared>,
+}
+
+struct Compared {
+    column: usize,
+    options: SortOptions,
+    /// As ORDER BY sees it, and not bit by bit.
+    as_value: bool,
 }
 
 impl RowOrder {
     /// By `first`, then by `order`, then by whatever else there is.
     pub fn new(first: &[usize], order: &[OrderColumn], input: &SchemaRef) -> Result<RowOrder> {
         let plain = SortOptions::default();
-        let mut sort: Vec<(usize, SortOptions)> = first.iter().map(|&column| (column, plain)).collect();
-        sort.extend(order.iter().map(|order| {
-            let options = SortOptions {
-                descending: order.descending,
-                nulls_first: order.nulls_first,
-            };
-            (order.column, options)
-        }));
+        let compared = |column, options, as_value| Compared {
+            column,
+            options,
+            as_value,
+        };
+        let mut columns: Vec<Compared> = first.iter().map(|&column| compared(column, plain, true)).collect();
+        columns.extend(order.iter().map(|order| compared(order.column, order.options(), true)));
         for column in 0..input.fields().len() {
-            if sort.iter().all(|(known, _)| *known != column) {
-                sort.push((column, plain));
+            let known = columns.iter().any(|known| known.column == column);
+            if !known || has_floats(input.field(column).data_type()) {
+                columns.push(compared(column, plain, false));
             }
         }
-        let field = |(column, options): &(usize, SortOptions)| {
-            SortField::new_with_options(input.field(*column).data_type().clone(), *options)
-        };
-        sort.retain(|of| RowConverter::supports_fields(&[field(of)]));
+        let field = |of: &Compared| SortField::new_with_options(input.field(of.column).data_type().clone(), of.options);
+        columns.retain(|of| RowConverter::supports_fields(&[field(of)]));
         Ok(RowOrder {
-            converter: RowConverter::new(sort.iter().map(field).collect())?,
-            columns: sort.into_iter().map(|(column, _)| column).collect(),
+            converter: RowConverter::new(columns.iter().map(field).collect())?,
+            columns,
         })
+    }
+
+    /// What is compared of rows with all their columns.
+    fn encoded(&self, columns: &[ArrayRef]) -> Result<Rows> {
+        let compared = |of: &Compared| match of.as_value {
+            true => canonical_floats(&columns[of.column]),
+            false => Arc::clone(&columns[of.column]),
+        };
+        let compared: Vec<ArrayRef> = self.columns.iter().map(compared).collect();
+        Ok(self.converter.convert_columns(&compared)?)
     }
 
     /// The rows in order: by `rank` of each, then by this.
@@ -62,14 +79,7 @@ impl RowOrder {
             return Ok(sorted);
         }
         let tied: Vec<u32> = ties.iter().flat_map(|range| &sorted[range.clone()]).copied().collect();
-        let columns: Vec<ArrayRef> = self
-            .columns
-            .iter()
-            .map(|&column| Arc::clone(rows.column(column)))
-            .collect();
-        let encoded = self
-            .converter
-            .convert_columns(&take_columns(&columns, &UInt32Array::from(tied.clone()))?)?;
+        let encoded = self.encoded(&take_columns(rows.columns(), &UInt32Array::from(tied.clone()))?)?;
         let mut start = 0;
         for range in ties {
             let mut places: Vec<usize> = (start..start + range.len()).collect();
@@ -84,12 +94,7 @@ impl RowOrder {
 
     /// Ranges of rows, which are in this order, that agree in all columns.
     pub fn equal(&self, rows: &RecordBatch) -> Result<Vec<Range<usize>>> {
-        let columns: Vec<ArrayRef> = self
-            .columns
-            .iter()
-            .map(|&column| Arc::clone(rows.column(column)))
-            .collect();
-        let encoded = self.converter.convert_columns(&columns)?;
+        let encoded = self.encoded(rows.columns())?;
         Ok(runs(rows.num_rows(), |one, other| {
             encoded.row(one) == encoded.row(other)
         }))
@@ -109,7 +114,7 @@ fn runs(len: usize, same: impl Fn(usize, usize) -> bool) -> Vec<Range<usize>> {
     runs
 }
 
-/// Ranges of rows, which are sorted, that agree in `columns`; NULL is equal to NULL.
+/// Ranges of rows, which are sorted, that agree in `columns`; NULL is equal to NULL, NaN to NaN.
 pub(super) fn agreeing(rows: &RecordBatch, columns: &[usize]) -> Result<Vec<Range<usize>>> {
     if rows.num_rows() == 0 {
         return Ok(Vec::new());
@@ -120,6 +125,45 @@ pub(super) fn agreeing(rows: &RecordBatch, columns: &[usize]) -> Result<Vec<Rang
             end: rows.num_rows(),
         }]);
     }
-    let columns: Vec<ArrayRef> = columns.iter().map(|&column| Arc::clone(rows.column(column))).collect();
+    let columns: Vec<ArrayRef> = columns
+        .iter()
+        .map(|&column| canonical_floats(rows.column(column)))
+        .collect();
     Ok(partition(&columns)?.ranges())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use arrow::array::{Float64Array, Int64Array};
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+
+    #[test]
+    fn zeros_and_nans_are_peers_and_still_have_an_order() {
+        let fields = [("x", DataType::Float64), ("v", DataType::Int64)];
+        let fields = fields.map(|(name, of)| Field::new(name, of, true));
+        let schema = Arc::new(Schema::new(fields.to_vec()));
+        let order = [OrderColumn {
+            column: 0,
+            descending: false,
+            nulls_first: false,
+        }];
+        let row_order = RowOrder::new(&[], &order, &schema).unwrap();
+        let rows = |x: Vec<f64>, v: Vec<i64>| {
+            let columns: Vec<ArrayRef> = vec![Arc::new(Float64Array::from(x)), Arc::new(Int64Array::from(v))];
+            RecordBatch::try_new(Arc::clone(&schema), columns).unwrap()
+        };
+        let one = rows(vec![f64::NAN, 0.0, -0.0, -f64::NAN, -0.0], vec![1, 2, 3, 0, 2]);
+        let sorted = row_order.sort(&one, &[(); 5]).unwrap();
+        assert_eq!(sorted, [4, 1, 2, 3, 0]);
+        let sorted = crate::engine::operators::columns::take_batch(&one, &UInt32Array::from(sorted)).unwrap();
+        assert_eq!(agreeing(&sorted, &[0]).unwrap(), [0..3, 3..5]);
+        assert_eq!(row_order.equal(&sorted).unwrap().len(), 5);
+        // The other way round it is the same.
+        let other = rows(vec![-0.0, -f64::NAN, -0.0, 0.0, f64::NAN], vec![2, 0, 3, 2, 1]);
+        assert_eq!(row_order.sort(&other, &[(); 5]).unwrap(), [0, 3, 2, 1, 4]);
+    }
 }

@@ -13,7 +13,8 @@ use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_plan::windows::create_window_expr;
 use datafusion::scalar::ScalarValue;
 
-use crate::engine::over_spec::{FrameUnit, OrderColumn, OverFunction, OverSpec, OverWork};
+use crate::engine::order_column::OrderColumn;
+use crate::engine::over_spec::{FrameUnit, OverFunction, OverSpec, OverWork};
 use crate::testing::operator_harness::lines;
 use crate::testing::over_specs::{CURRENT, UNBOUNDED, by, frame, ordered, over_frame, over_harness, tkv, value};
 

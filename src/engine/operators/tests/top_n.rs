@@ -7,7 +7,8 @@ use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use crate::clock::ManualClock;
 use crate::engine::graph::OperatorSpec;
 use crate::engine::join_spec::Moment;
-use crate::engine::top_n_spec::{OrderColumn, RankFunction, TopNBound, TopNSpec};
+use crate::engine::order_column::OrderColumn;
+use crate::engine::top_n_spec::{RankFunction, TopNBound, TopNSpec};
 use crate::testing::aggregate_specs::{context_with_clock, schema, shape};
 use crate::testing::operator_harness::{Harness, lines};
 

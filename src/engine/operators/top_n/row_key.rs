@@ -8,13 +8,14 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Float32Array, Float64Array, RecordBatch};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, FieldRef, Float32Type, Float64Type, Schema};
+use arrow::datatypes::{FieldRef, Schema};
 use arrow::row::{RowConverter, Rows, SortField};
 
 use crate::engine::operator::Result;
-use crate::engine::top_n_spec::OrderColumn;
+use crate::engine::order_column::OrderColumn;
+use crate::state::canonical::canonical_floats;
 
 /// A row in its place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,13 +58,8 @@ pub(super) struct RowCodec {
 
 impl RowCodec {
     pub fn new(schema: &Schema, order: &[OrderColumn]) -> Result<RowCodec> {
-        let order_field = |of: &OrderColumn| {
-            let options = SortOptions {
-                descending: of.descending,
-                nulls_first: of.nulls_first,
-            };
-            SortField::new_with_options(schema.field(of.column).data_type().clone(), options)
-        };
+        let order_field =
+            |of: &OrderColumn| SortField::new_with_options(schema.field(of.column).data_type().clone(), of.options());
         Ok(RowCodec {
             order_columns: order.iter().map(|of| of.column).collect(),
             order: RowConverter::new(order.iter().map(order_field).collect())?,
@@ -80,7 +76,7 @@ impl RowCodec {
         let columns: Vec<ArrayRef> = self
             .order_columns
             .iter()
-            .map(|&column| one_zero_one_nan(rows.column(column)))
+            .map(|&column| canonical_floats(rows.column(column)))
             .collect();
         Ok(EncodedOrder(Some(self.order.convert_columns(&columns)?)))
     }
@@ -119,27 +115,11 @@ pub(crate) fn can_rank(schema: &Schema) -> bool {
     RowConverter::supports_fields(&whole_row(schema))
 }
 
-/// Floats with one zero and one NaN, which is greater than everything.
-fn one_zero_one_nan(column: &ArrayRef) -> ArrayRef {
-    match column.data_type() {
-        DataType::Float64 => {
-            let plain = |value: f64| if value.is_nan() { f64::NAN.abs() } else { value + 0.0 };
-            let values: Float64Array = column.as_primitive::<Float64Type>().unary(plain);
-            Arc::new(values)
-        }
-        DataType::Float32 => {
-            let plain = |value: f32| if value.is_nan() { f32::NAN.abs() } else { value + 0.0 };
-            let values: Float32Array = column.as_primitive::<Float32Type>().unary(plain);
-            Arc::new(values)
-        }
-        _ => ArrayRef::clone(column),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::datatypes::Field;
+    use arrow::array::Float64Array;
+    use arrow::datatypes::{DataType, Field};
 
     fn keys(values: Vec<Option<f64>>, descending: bool, nulls_first: bool) -> Vec<RowKey> {
         let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Float64, true)]));
