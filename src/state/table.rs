@@ -26,6 +26,9 @@ pub const TIME_COLUMN: &str = "_time";
 pub const OP_TOMBSTONE: i8 = 0;
 pub const OP_PUT: i8 = 1;
 
+/// At most so many rows are in one batch of a [`TableWrite`]: what an operator copies at a time.
+pub const STATE_BATCH_ROWS: usize = 65_536;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TableKind {
     GlobalKeyed,

@@ -28,12 +28,9 @@ use crate::engine::operators::group_table::GroupTable;
 use crate::engine::operators::keys::key_hashes;
 use crate::state::key_group::KeyGroupRange;
 use crate::state::table::{
-    Distribution, OP_PUT, OP_TOMBSTONE, SnapshotContext, StateReader, TIME_COLUMN, TableKind, TableWrite,
-    leading_fields,
+    Distribution, OP_PUT, OP_TOMBSTONE, STATE_BATCH_ROWS, SnapshotContext, StateReader, TIME_COLUMN, TableKind,
+    TableWrite, leading_fields,
 };
-
-/// Rows of one written batch.
-const ROWS_A_BATCH: usize = 65_536;
 
 /// What an operator calls its two tables.
 #[derive(Clone, Copy)]
@@ -217,7 +214,7 @@ impl StateShape {
                 .collect()
         };
         let mut batches = Vec::new();
-        for groups in chosen.chunks(ROWS_A_BATCH) {
+        for groups in chosen.chunks(STATE_BATCH_ROWS) {
             let mut columns = scope.leading(table, groups, Int8Array::from(vec![OP_PUT; groups.len()]));
             columns.extend(table.keys.gather(groups));
             columns.push(int64(
@@ -249,7 +246,7 @@ impl StateShape {
             .filter(|&group| !scope.is_rebased(table, group))
             .collect();
         let mut batches = Vec::new();
-        for groups in gone.chunks(ROWS_A_BATCH) {
+        for groups in gone.chunks(STATE_BATCH_ROWS) {
             let mut columns = scope.leading(table, groups, Int8Array::from(vec![OP_TOMBSTONE; groups.len()]));
             columns.extend(table.keys.gather(groups));
             for field in &self.groups.fields()[columns.len()..] {
@@ -280,8 +277,8 @@ impl StateShape {
         }
         let mut batches = Vec::new();
         for (set, rows) in drained.into_iter().enumerate() {
-            for start in (0..rows.groups.len()).step_by(ROWS_A_BATCH) {
-                let length = ROWS_A_BATCH.min(rows.groups.len() - start);
+            for start in (0..rows.groups.len()).step_by(STATE_BATCH_ROWS) {
+                let length = STATE_BATCH_ROWS.min(rows.groups.len() - start);
                 batches.push(self.values_batch(table, scope, set, &rows, start, length)?);
             }
         }

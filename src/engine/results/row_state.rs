@@ -17,13 +17,11 @@ use crate::engine::operators::group_state::check_schema;
 use crate::engine::results::store::{RowIdentity, Store};
 use crate::ids::Epoch;
 use crate::state::key_group::KeyGroup;
-use crate::state::table::{OP_PUT, OP_TOMBSTONE, SnapshotContext, TableKind, leading_fields};
+use crate::state::table::{OP_PUT, OP_TOMBSTONE, STATE_BATCH_ROWS, SnapshotContext, TableKind, leading_fields};
 
 pub(crate) const ROWS_TABLE: &str = "rows";
 
 const LEADING: usize = 2;
-/// Rows of one written batch.
-const ROWS_A_BATCH: usize = 65_536;
 
 pub(crate) struct RowState {
     identity: RowIdentity,
@@ -124,7 +122,7 @@ impl RowState {
                 .collect()
         };
         let mut batches = Vec::new();
-        for groups in present.chunks(ROWS_A_BATCH) {
+        for groups in present.chunks(STATE_BATCH_ROWS) {
             let locations: Vec<_> = groups.iter().filter_map(|&group| index.location(group)).collect();
             let rows = store.segments().gather(&locations)?;
             let columns = self.order.iter().map(|&at| Arc::clone(&rows[at])).collect();
@@ -136,7 +134,7 @@ impl RowState {
             .copied()
             .filter(|&group| index.persisted.contains(group) && !is_rebased(group))
             .collect();
-        for groups in tombstones.chunks(ROWS_A_BATCH) {
+        for groups in tombstones.chunks(STATE_BATCH_ROWS) {
             let mut columns = index.gather_keys(groups);
             for &at in &self.order[columns.len()..] {
                 columns.push(new_null_array(self.schema.field(at).data_type(), groups.len()));

@@ -16,10 +16,9 @@ use crate::engine::operators::columns::{as_int64, batch_of, int64};
 use crate::engine::operators::group_state::{check_schema, rebased_range};
 use crate::engine::operators::join::rows::{RowStore, SharedKeys, StoreOptions};
 use crate::engine::operators::keys::key_hashes;
-use crate::state::table::{Distribution, OP_PUT, OP_TOMBSTONE, SnapshotContext, TableKind, TableWrite, leading_fields};
-
-/// Rows of one written batch.
-const ROWS_A_BATCH: usize = 65_536;
+use crate::state::table::{
+    Distribution, OP_PUT, OP_TOMBSTONE, STATE_BATCH_ROWS, SnapshotContext, TableKind, TableWrite, leading_fields,
+};
 
 /// The table of one side.
 pub(super) struct SideTable {
@@ -97,10 +96,10 @@ impl SideTable {
             .filter(|&row| !is_rebased(store, keys, row))
             .collect();
         let mut rows = Vec::new();
-        for part in gone.chunks(ROWS_A_BATCH) {
+        for part in gone.chunks(STATE_BATCH_ROWS) {
             rows.push(self.batch(store, keys, context, part, OP_TOMBSTONE)?);
         }
-        for part in chosen.chunks(ROWS_A_BATCH) {
+        for part in chosen.chunks(STATE_BATCH_ROWS) {
             rows.push(self.batch(store, keys, context, part, OP_PUT)?);
         }
         for &row in &chosen {

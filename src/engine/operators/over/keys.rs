@@ -21,11 +21,11 @@ use crate::engine::operators::keys::{GroupKeys, key_hashes};
 use crate::engine::operators::over::functions::Running;
 use crate::engine::over_spec::OverFunction;
 use crate::state::table::{
-    Distribution, OP_PUT, OP_TOMBSTONE, SnapshotContext, StateReader, TableKind, TableWrite, leading_fields,
+    Distribution, OP_PUT, OP_TOMBSTONE, STATE_BATCH_ROWS, SnapshotContext, StateReader, TableKind, TableWrite,
+    leading_fields,
 };
 
 const TABLE: &str = "keys";
-const ROWS_A_BATCH: usize = 65_536;
 
 pub(super) struct Key {
     /// Rows in order: `kept` that came out and are still needed, then those that wait for what follows.
@@ -188,7 +188,7 @@ impl Keys {
             .filter(|&number| !is_rebased(&self.table, number))
             .collect();
         let mut rows = Vec::new();
-        for part in gone.chunks(ROWS_A_BATCH) {
+        for part in gone.chunks(STATE_BATCH_ROWS) {
             rows.push(self.batch(context, part, OP_TOMBSTONE)?);
         }
         for number in dead {
@@ -205,7 +205,7 @@ impl Keys {
         } else {
             self.all().filter(wanted).collect()
         };
-        for part in chosen.chunks(ROWS_A_BATCH) {
+        for part in chosen.chunks(STATE_BATCH_ROWS) {
             rows.push(self.batch(context, part, OP_PUT)?);
         }
         for &number in &chosen {

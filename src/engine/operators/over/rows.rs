@@ -18,13 +18,12 @@ use crate::engine::operators::bits::Bits;
 use crate::engine::operators::columns::{as_int64, batch_of, int64};
 use crate::engine::operators::group_state::{check_schema, rebased_range};
 use crate::state::table::{
-    Distribution, OP_PUT, OP_TOMBSTONE, SnapshotContext, StateReader, TableKind, TableWrite, leading_fields,
+    Distribution, OP_PUT, OP_TOMBSTONE, STATE_BATCH_ROWS, SnapshotContext, StateReader, TableKind, TableWrite,
+    leading_fields,
 };
 
 const TABLE: &str = "rows";
 
-/// Rows of one written batch.
-const ROWS_A_BATCH: usize = 65_536;
 /// So many dead rows do not matter.
 const DEAD_ROWS_KEPT: usize = 8192;
 /// So many batches do not matter, however small they are.
@@ -200,7 +199,7 @@ impl RowStore {
         let mut rows = Vec::new();
         let gone: Vec<(u64, i64)> = std::mem::take(&mut self.gone);
         let gone: Vec<(u64, i64)> = gone.into_iter().filter(|&(hash, _)| !is_rebased(hash)).collect();
-        for part in gone.chunks(ROWS_A_BATCH) {
+        for part in gone.chunks(STATE_BATCH_ROWS) {
             let groups: UInt16Array = part.iter().map(|&(hash, _)| group_of(hash).0).collect();
             let mut columns: Vec<ArrayRef> = vec![
                 Arc::new(groups),
@@ -219,7 +218,7 @@ impl RowStore {
             let wanted = |&row: &u32| self.fresh.contains(row) || is_rebased(self.hash[row as usize]);
             self.live.iter().filter(wanted).collect()
         };
-        for part in chosen.chunks(ROWS_A_BATCH) {
+        for part in chosen.chunks(STATE_BATCH_ROWS) {
             let of = |values: &[i64]| int64(part.iter().map(|&row| values[row as usize]).collect());
             let groups: UInt16Array = part.iter().map(|&row| group_of(self.hash[row as usize]).0).collect();
             let mut columns: Vec<ArrayRef> = vec![

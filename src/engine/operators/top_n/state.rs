@@ -16,13 +16,11 @@ use crate::engine::operators::group_state::{check_schema, rebased_range};
 use crate::engine::operators::top_n::TopN;
 use crate::engine::operators::top_n::row_key::RowKey;
 use crate::state::table::{
-    Distribution, OP_PUT, OP_TOMBSTONE, SnapshotContext, StateReader, TableKind, TableWrite, leading_fields,
+    Distribution, OP_PUT, OP_TOMBSTONE, STATE_BATCH_ROWS, SnapshotContext, StateReader, TableKind, TableWrite,
+    leading_fields,
 };
 
 pub(super) const TABLE: &str = "rows";
-
-/// Rows of one written batch.
-const ROWS_A_BATCH: usize = 65_536;
 
 /// The form of the table.
 pub(super) struct RowTable {
@@ -106,7 +104,7 @@ impl TopN {
             }
         }
         let mut rows = Vec::new();
-        for part in gone.chunks(ROWS_A_BATCH).chain(kept.chunks(ROWS_A_BATCH)) {
+        for part in gone.chunks(STATE_BATCH_ROWS).chain(kept.chunks(STATE_BATCH_ROWS)) {
             rows.push(self.batch(context, part)?);
         }
         Ok(TableWrite {
