@@ -7,6 +7,8 @@ use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::UInt16Type;
 
+use crate::engine::message::{Barrier, BarrierKind};
+use crate::engine::operator::Operator;
 use crate::ids::Epoch;
 use crate::state::error::Error;
 use crate::state::key_group::{KeyGroup, KeyGroupRange, KeyGroups};
@@ -64,6 +66,43 @@ impl MemoryState {
             key_groups,
             owned: key_groups.range_of(subtask, parallelism),
         }
+    }
+}
+
+/// The checkpoints of one operator over all its runs: the first of a run is full, the later ones have a rolling base.
+#[derive(Debug, Default)]
+pub(crate) struct Checkpoints {
+    pub state: MemoryState,
+    /// Of the last barrier.
+    pub epoch: Epoch,
+    snapshots_of_run: u64,
+}
+
+impl Checkpoints {
+    /// The next barrier, of every kind.
+    pub fn barrier(&mut self, kind: BarrierKind) -> Barrier {
+        self.epoch = self.epoch.next();
+        let epoch = self.epoch;
+        Barrier { epoch, kind }
+    }
+
+    /// A run begins; its operators are restored from [`Checkpoints::state`].
+    pub fn begin_run(&mut self) {
+        self.snapshots_of_run = 0;
+    }
+
+    /// Saves all subtasks, which the last barrier has passed.
+    pub fn save(&mut self, operators: &mut [Box<dyn Operator>]) {
+        let parallelism = operators.len() as u32;
+        let part = (self.snapshots_of_run % 4) as u16;
+        let rebase = if self.snapshots_of_run == 0 { (0, 1) } else { (part, 4) };
+        self.snapshots_of_run += 1;
+        let mut epoch = Vec::new();
+        for (subtask, operator) in operators.iter_mut().enumerate() {
+            let context = snapshot_context(self.epoch.0, subtask as u32, parallelism, Some(rebase));
+            epoch.push(operator.snapshot(&context).expect("a snapshot can be taken"));
+        }
+        self.state.commit(epoch);
     }
 }
 

@@ -24,9 +24,38 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use crate::engine::graph::{OperatorSpec, StreamShape};
 use crate::engine::message::{Barrier, BarrierKind, Chunk, Watermark, Weights};
 use crate::engine::operator::{Operator, Output, OutputItem, Result};
+use crate::engine::operators::columns::take_chunk;
 use crate::engine::operators::{BuildContext, build};
 use crate::ids::Epoch;
+use crate::state::hash::hash_columns;
+use crate::state::key_group::KeyGroups;
 use crate::testing::memory_state::{MemoryState, snapshot_context};
+
+/// What each subtask gets of a chunk behind a hash exchange by the columns `keys`: its number and its rows, which are some.
+/// Every other part comes with its hashes, as rows that were partitioned before do.
+pub(crate) fn routed(chunk: &Chunk, keys: &[usize], parallelism: u32) -> Vec<(usize, Chunk)> {
+    let columns: Vec<ArrayRef> = keys.iter().map(|&key| Arc::clone(chunk.rows.column(key))).collect();
+    let mut hashes = vec![0; chunk.len()];
+    if !keys.is_empty() {
+        hash_columns(&columns, &mut hashes);
+    }
+    let groups = KeyGroups::default();
+    let mut parts = Vec::new();
+    for subtask in 0..parallelism {
+        let own: Vec<u32> = (0..chunk.len() as u32)
+            .filter(|&row| groups.owner_of(groups.group_of(hashes[row as usize]), parallelism) == subtask)
+            .collect();
+        if own.is_empty() {
+            continue;
+        }
+        let with_hashes = own.len().is_multiple_of(2) && !keys.is_empty();
+        let kept: Vec<u64> = own.iter().map(|&row| hashes[row as usize]).collect();
+        let mut part = take_chunk(chunk, &own.into()).expect("the rows are the chunk's");
+        part.key_hashes = with_hashes.then(|| kept.into());
+        parts.push((subtask as usize, part));
+    }
+    parts
+}
 
 pub(crate) struct Harness {
     spec: OperatorSpec,

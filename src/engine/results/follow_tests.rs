@@ -47,7 +47,7 @@ impl History {
 
     /// The epoch that the cluster has checkpointed is durable; all are collected but this, the pinned and the `needed`.
     fn decide(&self, cluster: &Cluster, needed: &[Epoch]) {
-        let epoch = Epoch(cluster.epoch);
+        let epoch = cluster.checkpoints.epoch;
         let rows = cluster.result().snapshot().batches().map(Result::unwrap).collect();
         let mut pins = self.pins.lock().unwrap();
         pins.retain(|(_, pin)| pin.strong_count() > 0);
@@ -303,7 +303,7 @@ fn a_growing_result_that_went_back_is_an_error() {
     reader.until(|reader| reader.rows.len() == 2);
     cluster.subtasks.clear();
     let mut older = Cluster::new(None, true, 1);
-    older.epoch = cluster.epoch;
+    older.checkpoints.epoch = cluster.checkpoints.epoch;
     older.change(&[((1, Some(1)), 1)]);
     older.barrier(BarrierKind::Checkpoint);
     let start = Instant::now();

@@ -14,16 +14,13 @@ use proptest::prelude::*;
 use crate::engine::graph::{MaterializeSpec, OperatorSpec};
 use crate::engine::message::{Barrier, BarrierKind, Chunk, Weights};
 use crate::engine::operator::{Operator, Output};
-use crate::engine::operators::columns::take_chunk;
 use crate::engine::operators::{BuildContext, build};
 use crate::engine::results::{EpochChanges, PipelineResult, Results, Subscription};
 use crate::error::{Report, SqlState};
 use crate::ids::{Epoch, Oid};
-use crate::state::hash::hash_columns;
-use crate::state::key_group::KeyGroups;
 use crate::testing::aggregate_specs::{context, schema, shape};
-use crate::testing::memory_state::{MemoryState, snapshot_context};
-use crate::testing::operator_harness::rows_of;
+use crate::testing::memory_state::Checkpoints;
+use crate::testing::operator_harness::{routed, rows_of};
 
 pub(super) const PIPELINE: Oid = Oid(20000);
 
@@ -39,9 +36,7 @@ pub(super) struct Cluster {
     key: Option<Vec<usize>>,
     append_only: bool,
     pub subtasks: Vec<Box<dyn Operator>>,
-    state: MemoryState,
-    pub epoch: u64,
-    snapshots_of_run: u64,
+    pub checkpoints: Checkpoints,
 }
 
 impl Cluster {
@@ -51,9 +46,7 @@ impl Cluster {
             key,
             append_only,
             subtasks: Vec::new(),
-            state: MemoryState::default(),
-            epoch: 0,
-            snapshots_of_run: 0,
+            checkpoints: Checkpoints::default(),
         };
         cluster.start(parallelism);
         cluster
@@ -63,10 +56,12 @@ impl Cluster {
         self.subtasks.clear();
         for subtask in 0..parallelism {
             let mut operator = self.build(subtask, parallelism);
-            operator.restore(&self.state.reader(subtask, parallelism)).unwrap();
+            operator
+                .restore(&self.checkpoints.state.reader(subtask, parallelism))
+                .unwrap();
             self.subtasks.push(operator);
         }
-        self.snapshots_of_run = 0;
+        self.checkpoints.begin_run();
     }
 
     fn build(&self, subtask: u32, parallelism: u32) -> Box<dyn Operator> {
@@ -92,43 +87,23 @@ impl Cluster {
             Arc::new(rows.iter().map(|row| row.0.0).collect::<Int64Array>()),
             Arc::new(rows.iter().map(|row| row.0.1).collect::<Int64Array>()),
         ];
-        let routed_by = match &self.key {
-            Some(key) => key.iter().map(|&column| Arc::clone(&columns[column])).collect(),
-            None => columns.clone(),
-        };
-        let mut hashes = Vec::new();
-        hash_columns(&routed_by, &mut hashes);
         let chunk = Chunk {
             weights: Weights::Signed(rows.iter().map(|row| row.1).collect()),
             ..Chunk::insert(RecordBatch::try_new(two_columns(), columns).unwrap())
         };
-        let parallelism = self.subtasks.len() as u32;
-        let groups = KeyGroups::default();
-        for (subtask, operator) in self.subtasks.iter_mut().enumerate() {
-            let own: Vec<u32> = (0..rows.len() as u32)
-                .filter(|&row| groups.owner_of(groups.group_of(hashes[row as usize]), parallelism) == subtask as u32)
-                .collect();
-            let part = take_chunk(&chunk, &own.into()).unwrap();
-            operator.process(0, part, &mut Output::default()).unwrap();
+        let keys = self.key.clone().unwrap_or_else(|| vec![0, 1]);
+        for (subtask, part) in routed(&chunk, &keys, self.subtasks.len() as u32) {
+            self.subtasks[subtask].process(0, part, &mut Output::default()).unwrap();
         }
     }
 
     pub fn barrier(&mut self, kind: BarrierKind) {
-        self.epoch += 1;
-        let parallelism = self.subtasks.len() as u32;
-        let part = (self.snapshots_of_run % 4) as u16;
-        let rebase = if self.snapshots_of_run == 0 { (0, 1) } else { (part, 4) };
-        let mut writes = Vec::new();
-        for (subtask, operator) in self.subtasks.iter_mut().enumerate() {
-            barrier_at(operator.as_mut(), self.epoch, kind);
-            if kind.persists() {
-                let context = snapshot_context(self.epoch, subtask as u32, parallelism, Some(rebase));
-                writes.push(operator.snapshot(&context).unwrap());
-            }
+        let barrier = self.checkpoints.barrier(kind);
+        for operator in &mut self.subtasks {
+            operator.on_barrier(barrier, &mut Output::default()).unwrap();
         }
         if kind.persists() {
-            self.snapshots_of_run += 1;
-            self.state.commit(writes);
+            self.checkpoints.save(&mut self.subtasks);
         }
     }
 
@@ -376,10 +351,10 @@ fn the_former_run_is_read_until_the_next_is_there() {
     cluster.subtasks.clear();
     assert_eq!(cluster.read().len(), 1, "a stopped job's result is readable");
     let mut first = cluster.build(0, 2);
-    first.restore(&cluster.state.reader(0, 2)).unwrap();
+    first.restore(&cluster.checkpoints.state.reader(0, 2)).unwrap();
     let mut second = cluster.build(1, 2);
     assert_eq!(cluster.read().len(), 1);
-    second.restore(&cluster.state.reader(1, 2)).unwrap();
+    second.restore(&cluster.checkpoints.state.reader(1, 2)).unwrap();
     assert_eq!(cluster.result().latest_epoch(), Epoch(0));
     assert_eq!(cluster.read().len(), 1);
     drop((first, second));

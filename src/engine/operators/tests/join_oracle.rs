@@ -14,17 +14,13 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use crate::engine::join_spec::{JoinKind, JoinSpec, Side};
-use crate::engine::message::{Barrier, BarrierKind, Chunk, Watermark, Weights};
+use crate::engine::message::{BarrierKind, Chunk, Watermark, Weights};
 use crate::engine::operator::{Operator, Output, OutputItem};
-use crate::engine::operators::columns::take_chunk;
 use crate::engine::operators::tests::join::interval;
-use crate::ids::Epoch;
-use crate::state::hash::hash_columns;
-use crate::state::key_group::KeyGroups;
 use crate::testing::aggregate_specs::{context, schema};
 use crate::testing::join_harness::{feed, join, output_shape, residual, start_join};
-use crate::testing::memory_state::{MemoryState, snapshot_context};
-use crate::testing::operator_harness::rows_of;
+use crate::testing::memory_state::Checkpoints;
+use crate::testing::operator_harness::{routed, rows_of};
 
 /// Time, key, value.
 type Row = (i64, Option<i64>, Option<i64>);
@@ -83,7 +79,7 @@ struct Cluster {
     spec: JoinSpec,
     timed: bool,
     operators: Vec<Box<dyn Operator>>,
-    state: MemoryState,
+    checkpoints: Checkpoints,
     rows: [Vec<Row>; 2],
     folded: Folded,
     retracted: bool,
@@ -91,8 +87,6 @@ struct Cluster {
     watermark: i64,
     /// What was promised downstream.
     watermarks: Vec<i64>,
-    epoch: u64,
-    snapshots_of_run: u64,
 }
 
 impl Cluster {
@@ -101,14 +95,12 @@ impl Cluster {
             spec,
             timed,
             operators: Vec::new(),
-            state: MemoryState::default(),
+            checkpoints: Checkpoints::default(),
             rows: [Vec::new(), Vec::new()],
             folded: BTreeMap::new(),
             retracted: false,
             watermark: i64::MIN,
             watermarks: Vec::new(),
-            epoch: 0,
-            snapshots_of_run: 0,
         };
         cluster.start(2);
         cluster
@@ -117,13 +109,19 @@ impl Cluster {
     fn start(&mut self, parallelism: u32) {
         let output = output_shape(&self.spec, self.timed);
         self.operators = (0..parallelism)
-            .map(|subtask| start_join(&self.spec, &output, &context(subtask, parallelism), &self.state))
+            .map(|subtask| {
+                start_join(
+                    &self.spec,
+                    &output,
+                    &context(subtask, parallelism),
+                    &self.checkpoints.state,
+                )
+            })
             .collect();
         self.watermarks = vec![i64::MIN; parallelism as usize];
-        self.snapshots_of_run = 0;
+        self.checkpoints.begin_run();
     }
 
-    /// Routes rows as a hash exchange does, sometimes with the hashes.
     fn process(&mut self, side: Side, rows: &[Row], weight: i64) {
         let chunk = Chunk {
             rows: batch(rows),
@@ -134,24 +132,10 @@ impl Cluster {
             event_time: Some(rows.iter().map(|row| row.0).collect()),
             key_hashes: None,
         };
-        let mut hashes = Vec::new();
-        hash_columns(&[Arc::clone(chunk.rows.column(KEY))], &mut hashes);
-        let parallelism = self.operators.len() as u32;
-        let groups = KeyGroups::default();
-        for subtask in 0..parallelism {
-            let own: Vec<u32> = (0..chunk.len() as u32)
-                .filter(|&row| groups.owner_of(groups.group_of(hashes[row as usize]), parallelism) == subtask)
-                .collect();
-            if own.is_empty() {
-                continue;
-            }
-            let kept: Vec<u64> = own.iter().map(|&row| hashes[row as usize]).collect();
-            let with_hashes = own.len().is_multiple_of(2);
-            let mut part = take_chunk(&chunk, &own.into()).unwrap();
-            part.key_hashes = with_hashes.then(|| kept.into());
+        for (subtask, part) in routed(&chunk, &[KEY], self.operators.len() as u32) {
             let mut output = Output::default();
-            feed(self.operators[subtask as usize].as_mut(), side, part, &mut output);
-            self.fold(subtask as usize, output);
+            feed(self.operators[subtask].as_mut(), side, part, &mut output);
+            self.fold(subtask, output);
         }
     }
 
@@ -191,26 +175,13 @@ impl Cluster {
     }
 
     fn barrier(&mut self, kind: BarrierKind) {
-        self.epoch += 1;
-        let barrier = Barrier {
-            epoch: Epoch(self.epoch),
-            kind,
-        };
+        let barrier = self.checkpoints.barrier(kind);
         self.each(|operator, output| operator.on_barrier(barrier, output).unwrap());
         if !self.timed {
             assert_eq!(self.folded, naive(&self.spec, &self.rows, |_, _| true));
         }
         if kind.persists() {
-            let parallelism = self.operators.len() as u32;
-            let part = (self.snapshots_of_run % 4) as u16;
-            let rebase = if self.snapshots_of_run == 0 { (0, 1) } else { (part, 4) };
-            self.snapshots_of_run += 1;
-            let mut epoch = Vec::new();
-            for (subtask, operator) in self.operators.iter_mut().enumerate() {
-                let context = snapshot_context(self.epoch, subtask as u32, parallelism, Some(rebase));
-                epoch.push(operator.snapshot(&context).unwrap());
-            }
-            self.state.commit(epoch);
+            self.checkpoints.save(&mut self.operators);
         }
     }
 

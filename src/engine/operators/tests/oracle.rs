@@ -13,15 +13,12 @@ use proptest::sample::Index;
 use crate::engine::graph::{
     AggregateFunction as F, AggregatePhase, AggregateSpec, EmitMode, OperatorSpec, WindowAggregateSpec, WindowSpec,
 };
-use crate::engine::message::{Barrier, BarrierKind, Chunk, Watermark, Weights};
+use crate::engine::message::{BarrierKind, Chunk, Watermark, Weights};
 use crate::engine::operator::{Operator, Output, OutputItem};
 use crate::engine::operators::build;
-use crate::ids::Epoch;
-use crate::state::hash::hash_columns;
-use crate::state::key_group::KeyGroups;
 use crate::testing::aggregate_specs::{aggregate, call, context, distinct, result_schema, schema, shape, two_phases};
-use crate::testing::memory_state::{MemoryState, snapshot_context};
-use crate::testing::operator_harness::rows_of;
+use crate::testing::memory_state::Checkpoints;
+use crate::testing::operator_harness::{routed, rows_of};
 
 const INT: DataType = DataType::Int64;
 const TUMBLE: WindowSpec = WindowSpec::Tumble { size_micros: 10 };
@@ -74,10 +71,8 @@ struct Cluster {
     keys: Vec<usize>,
     partials: Vec<Box<dyn Operator>>,
     lasts: Vec<Box<dyn Operator>>,
-    state: MemoryState,
+    checkpoints: Checkpoints,
     folded: BTreeMap<String, i64>,
-    epoch: u64,
-    snapshots_of_run: u64,
 }
 
 fn wrap(spec: &AggregateSpec, window: Window) -> OperatorSpec {
@@ -105,10 +100,8 @@ impl Cluster {
             keys: spec.keys.clone(),
             partials: Vec::new(),
             lasts: Vec::new(),
-            state: MemoryState::default(),
+            checkpoints: Checkpoints::default(),
             folded: BTreeMap::new(),
-            epoch: 0,
-            snapshots_of_run: 0,
         };
         if phases == 2 {
             let (partial, between, last) = two_phases(spec, &input);
@@ -129,7 +122,9 @@ impl Cluster {
         self.lasts = (0..parallelism)
             .map(|subtask| {
                 let mut operator = build(&self.last, Some(&between), &output, &context(subtask, parallelism)).unwrap();
-                operator.restore(&self.state.reader(subtask, parallelism)).unwrap();
+                operator
+                    .restore(&self.checkpoints.state.reader(subtask, parallelism))
+                    .unwrap();
                 operator
             })
             .collect();
@@ -141,7 +136,7 @@ impl Cluster {
                 (0..2).map(build).collect()
             }
         };
-        self.snapshots_of_run = 0;
+        self.checkpoints.begin_run();
     }
 
     fn process(&mut self, rows: &[Row], weights: Option<Vec<i64>>) {
@@ -175,32 +170,10 @@ impl Cluster {
         }
     }
 
-    /// Routes rows as a hash exchange does, sometimes with the hashes.
     fn exchange(&mut self, chunk: Chunk) {
-        let keys: Vec<ArrayRef> = self
-            .keys
-            .iter()
-            .map(|&key| Arc::clone(chunk.rows.column(key)))
-            .collect();
-        let mut hashes = vec![0; chunk.len()];
-        if !keys.is_empty() {
-            hash_columns(&keys, &mut hashes);
-        }
-        let parallelism = self.lasts.len() as u32;
-        let groups = KeyGroups::default();
-        for subtask in 0..parallelism {
-            let rows: Vec<u32> = (0..chunk.len() as u32)
-                .filter(|&row| groups.owner_of(groups.group_of(hashes[row as usize]), parallelism) == subtask)
-                .collect();
-            if rows.is_empty() {
-                continue;
-            }
-            let with_hashes = rows.len().is_multiple_of(2) && !keys.is_empty();
-            let kept: Vec<u64> = rows.iter().map(|&row| hashes[row as usize]).collect();
-            let mut part = crate::engine::operators::columns::take_chunk(&chunk, &rows.into()).unwrap();
-            part.key_hashes = with_hashes.then(|| kept.into());
+        for (subtask, part) in routed(&chunk, &self.keys, self.lasts.len() as u32) {
             let mut output = Output::default();
-            self.lasts[subtask as usize].process(0, part, &mut output).unwrap();
+            self.lasts[subtask].process(0, part, &mut output).unwrap();
             self.fold(output);
         }
     }
@@ -238,24 +211,11 @@ impl Cluster {
     }
 
     fn barrier(&mut self, kind: BarrierKind) {
-        self.epoch += 1;
-        let barrier = Barrier {
-            epoch: Epoch(self.epoch),
-            kind,
-        };
+        let barrier = self.checkpoints.barrier(kind);
         self.each(|operator, output| operator.on_barrier(barrier, output).unwrap());
         assert!(self.folded.values().all(|&count| count == 1), "{:?}", self.folded);
         if kind.persists() {
-            let parallelism = self.lasts.len() as u32;
-            let part = (self.snapshots_of_run % 4) as u16;
-            let rebase = if self.snapshots_of_run == 0 { (0, 1) } else { (part, 4) };
-            self.snapshots_of_run += 1;
-            let mut epoch = Vec::new();
-            for (subtask, operator) in self.lasts.iter_mut().enumerate() {
-                let context = snapshot_context(self.epoch, subtask as u32, parallelism, Some(rebase));
-                epoch.push(operator.snapshot(&context).unwrap());
-            }
-            self.state.commit(epoch);
+            self.checkpoints.save(&mut self.lasts);
         }
     }
 

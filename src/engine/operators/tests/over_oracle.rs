@@ -11,17 +11,13 @@ use datafusion::scalar::ScalarValue;
 use proptest::prelude::*;
 
 use crate::engine::graph::OperatorSpec;
-use crate::engine::message::{Barrier, BarrierKind, Chunk, Watermark, Weights};
+use crate::engine::message::{BarrierKind, Chunk, Watermark, Weights};
 use crate::engine::operator::{Operator, Output, OutputItem};
 use crate::engine::operators::build;
-use crate::engine::operators::columns::take_chunk;
 use crate::engine::over_spec::{Frame, FrameBound, FrameUnit, OverFunction, OverSpec, OverWork};
-use crate::ids::Epoch;
-use crate::state::hash::hash_columns;
-use crate::state::key_group::KeyGroups;
 use crate::testing::aggregate_specs::{context, shape};
-use crate::testing::memory_state::{MemoryState, snapshot_context};
-use crate::testing::operator_harness::rows_of;
+use crate::testing::memory_state::Checkpoints;
+use crate::testing::operator_harness::{routed, rows_of};
 use crate::testing::over_specs::{frame, ordered, output_schema, over_frame, tkv, value};
 
 /// Time, key, value.
@@ -87,13 +83,11 @@ fn function() -> impl Strategy<Value = OverFunction> {
 struct Cluster {
     spec: OverSpec,
     operators: Vec<Box<dyn Operator>>,
-    state: MemoryState,
+    checkpoints: Checkpoints,
     rows: Vec<Row>,
     folded: Folded,
     /// What was promised downstream.
     promised: Vec<i64>,
-    epoch: u64,
-    snapshots_of_run: u64,
 }
 
 impl Cluster {
@@ -101,12 +95,10 @@ impl Cluster {
         let mut cluster = Cluster {
             spec,
             operators: Vec::new(),
-            state: MemoryState::default(),
+            checkpoints: Checkpoints::default(),
             rows: Vec::new(),
             folded: BTreeMap::new(),
             promised: Vec::new(),
-            epoch: 0,
-            snapshots_of_run: 0,
         };
         cluster.start(2);
         cluster
@@ -119,16 +111,17 @@ impl Cluster {
         self.operators = (0..parallelism)
             .map(|subtask| {
                 let mut operator = build(&spec, Some(&input), &output, &context(subtask, parallelism)).unwrap();
-                operator.restore(&self.state.reader(subtask, parallelism)).unwrap();
+                operator
+                    .restore(&self.checkpoints.state.reader(subtask, parallelism))
+                    .unwrap();
                 operator
             })
             .collect();
         let least = self.promised.iter().copied().min().unwrap_or(i64::MIN);
         self.promised = vec![least; parallelism as usize];
-        self.snapshots_of_run = 0;
+        self.checkpoints.begin_run();
     }
 
-    /// Routes rows as a hash exchange does, sometimes with the hashes.
     fn process(&mut self, rows: &[Row]) {
         let column = |values: Vec<Option<i64>>| -> ArrayRef { Arc::new(Int64Array::from(values)) };
         let columns = vec![
@@ -142,26 +135,10 @@ impl Cluster {
             event_time: Some(rows.iter().map(|row| row.0).collect()),
             key_hashes: None,
         };
-        let mut hashes = vec![0; chunk.len()];
-        if !self.spec.keys.is_empty() {
-            hash_columns(&[Arc::clone(chunk.rows.column(1))], &mut hashes);
-        }
-        let parallelism = self.operators.len() as u32;
-        let groups = KeyGroups::default();
-        for subtask in 0..parallelism {
-            let own: Vec<u32> = (0..chunk.len() as u32)
-                .filter(|&row| groups.owner_of(groups.group_of(hashes[row as usize]), parallelism) == subtask)
-                .collect();
-            if own.is_empty() {
-                continue;
-            }
-            let with_hashes = own.len().is_multiple_of(2) && !self.spec.keys.is_empty();
-            let kept: Vec<u64> = own.iter().map(|&row| hashes[row as usize]).collect();
-            let mut part = take_chunk(&chunk, &own.into()).unwrap();
-            part.key_hashes = with_hashes.then(|| kept.into());
+        for (subtask, part) in routed(&chunk, &self.spec.keys, self.operators.len() as u32) {
             let mut output = Output::default();
-            self.operators[subtask as usize].process(0, part, &mut output).unwrap();
-            self.fold(subtask as usize, output);
+            self.operators[subtask].process(0, part, &mut output).unwrap();
+            self.fold(subtask, output);
         }
     }
 
@@ -194,22 +171,9 @@ impl Cluster {
     }
 
     fn checkpoint(&mut self) {
-        self.epoch += 1;
-        let barrier = Barrier {
-            epoch: Epoch(self.epoch),
-            kind: BarrierKind::Checkpoint,
-        };
+        let barrier = self.checkpoints.barrier(BarrierKind::Checkpoint);
         self.each(|operator, output| operator.on_barrier(barrier, output).unwrap());
-        let parallelism = self.operators.len() as u32;
-        let part = (self.snapshots_of_run % 4) as u16;
-        let rebase = if self.snapshots_of_run == 0 { (0, 1) } else { (part, 4) };
-        self.snapshots_of_run += 1;
-        let mut epoch = Vec::new();
-        for (subtask, operator) in self.operators.iter_mut().enumerate() {
-            let context = snapshot_context(self.epoch, subtask as u32, parallelism, Some(rebase));
-            epoch.push(operator.snapshot(&context).unwrap());
-        }
-        self.state.commit(epoch);
+        self.checkpoints.save(&mut self.operators);
     }
 
     fn run(&mut self, actions: &[Action]) {

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::prelude::SessionContext;
@@ -14,18 +14,14 @@ use proptest::sample::Index;
 
 use crate::engine::graph::OperatorSpec;
 use crate::engine::join_spec::Moment;
-use crate::engine::message::{Barrier, BarrierKind, Chunk, Watermark, Weights};
+use crate::engine::message::{BarrierKind, Chunk, Watermark, Weights};
 use crate::engine::operator::{Operator, Output, OutputItem};
 use crate::engine::operators::build;
-use crate::engine::operators::columns::take_chunk;
 use crate::engine::operators::tests::top_n::{result_schema, top_n};
 use crate::engine::top_n_spec::{RankFunction, TopNBound, TopNSpec};
-use crate::ids::Epoch;
-use crate::state::hash::hash_columns;
-use crate::state::key_group::KeyGroups;
 use crate::testing::aggregate_specs::{context, schema, shape};
-use crate::testing::memory_state::{MemoryState, snapshot_context};
-use crate::testing::operator_harness::rows_of;
+use crate::testing::memory_state::Checkpoints;
+use crate::testing::operator_harness::{routed, rows_of};
 
 /// Key, order, value.
 type Row = [Option<i64>; 3];
@@ -96,12 +92,10 @@ fn batch(rows: &[Row], timed: bool) -> RecordBatch {
 struct Cluster {
     spec: TopNSpec,
     operators: Vec<Box<dyn Operator>>,
-    state: MemoryState,
+    checkpoints: Checkpoints,
     rows: Vec<Row>,
     folded: Folded,
     retracted: bool,
-    epoch: u64,
-    snapshots_of_run: u64,
 }
 
 impl Cluster {
@@ -109,12 +103,10 @@ impl Cluster {
         let mut cluster = Cluster {
             spec,
             operators: Vec::new(),
-            state: MemoryState::default(),
+            checkpoints: Checkpoints::default(),
             rows: Vec::new(),
             folded: BTreeMap::new(),
             retracted: false,
-            epoch: 0,
-            snapshots_of_run: 0,
         };
         cluster.start(2);
         cluster
@@ -132,14 +124,15 @@ impl Cluster {
         let start = |subtask: u32| {
             let context = context(subtask, parallelism);
             let mut operator = build(&spec, Some(&input), &output, &context).unwrap();
-            operator.restore(&self.state.reader(subtask, parallelism)).unwrap();
+            operator
+                .restore(&self.checkpoints.state.reader(subtask, parallelism))
+                .unwrap();
             operator
         };
         self.operators = (0..parallelism).map(start).collect();
-        self.snapshots_of_run = 0;
+        self.checkpoints.begin_run();
     }
 
-    /// Routes rows as a hash exchange does, sometimes with the hashes.
     fn process(&mut self, rows: &[Row], weight: i64) {
         let chunk = Chunk {
             rows: batch(rows, self.is_timed()),
@@ -150,32 +143,9 @@ impl Cluster {
             event_time: None,
             key_hashes: None,
         };
-        let keys: Vec<ArrayRef> = self
-            .spec
-            .keys
-            .iter()
-            .map(|&key| Arc::clone(chunk.rows.column(key)))
-            .collect();
-        let mut hashes = Vec::new();
-        match keys.is_empty() {
-            true => hashes.resize(rows.len(), 0),
-            false => hash_columns(&keys, &mut hashes),
-        }
-        let parallelism = self.operators.len() as u32;
-        let groups = KeyGroups::default();
-        for subtask in 0..parallelism {
-            let own: Vec<u32> = (0..chunk.len() as u32)
-                .filter(|&row| groups.owner_of(groups.group_of(hashes[row as usize]), parallelism) == subtask)
-                .collect();
-            if own.is_empty() {
-                continue;
-            }
-            let kept: Vec<u64> = own.iter().map(|&row| hashes[row as usize]).collect();
-            let with_hashes = own.len().is_multiple_of(2);
-            let mut part = take_chunk(&chunk, &UInt32Array::from(own)).unwrap();
-            part.key_hashes = with_hashes.then(|| kept.into());
+        for (subtask, part) in routed(&chunk, &self.spec.keys, self.operators.len() as u32) {
             let mut output = Output::default();
-            self.operators[subtask as usize].process(0, part, &mut output).unwrap();
+            self.operators[subtask].process(0, part, &mut output).unwrap();
             self.fold(output);
         }
     }
@@ -204,26 +174,13 @@ impl Cluster {
     }
 
     fn barrier(&mut self, kind: BarrierKind) {
-        self.epoch += 1;
-        let barrier = Barrier {
-            epoch: Epoch(self.epoch),
-            kind,
-        };
+        let barrier = self.checkpoints.barrier(kind);
         self.each(|operator, output| operator.on_barrier(barrier, output).unwrap());
         if !self.is_timed() {
             assert_eq!(self.folded, sorted(&self.spec, &self.rows));
         }
         if kind.persists() {
-            let parallelism = self.operators.len() as u32;
-            let part = (self.snapshots_of_run % 4) as u16;
-            let rebase = if self.snapshots_of_run == 0 { (0, 1) } else { (part, 4) };
-            self.snapshots_of_run += 1;
-            let mut epoch = Vec::new();
-            for (subtask, operator) in self.operators.iter_mut().enumerate() {
-                let context = snapshot_context(self.epoch, subtask as u32, parallelism, Some(rebase));
-                epoch.push(operator.snapshot(&context).unwrap());
-            }
-            self.state.commit(epoch);
+            self.checkpoints.save(&mut self.operators);
         }
     }
 
