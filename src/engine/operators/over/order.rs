@@ -158,12 +158,12 @@ mod tests {
         };
         let one = rows(vec![f64::NAN, 0.0, -0.0, -f64::NAN, -0.0], vec![1, 2, 3, 0, 2]);
         let sorted = row_order.sort(&one, &[(); 5]).unwrap();
-        assert_eq!(sorted, [4, 1, 2, 3, 0]);
+        assert_eq!(sorted, [4, 2, 1, 3, 0]);
         let sorted = crate::engine::operators::columns::take_batch(&one, &UInt32Array::from(sorted)).unwrap();
         assert_eq!(agreeing(&sorted, &[0]).unwrap(), [0..3, 3..5]);
         assert_eq!(row_order.equal(&sorted).unwrap().len(), 5);
         // The other way round it is the same.
         let other = rows(vec![-0.0, -f64::NAN, -0.0, 0.0, f64::NAN], vec![2, 0, 3, 2, 1]);
-        assert_eq!(row_order.sort(&other, &[(); 5]).unwrap(), [0, 3, 2, 1, 4]);
+        assert_eq!(row_order.sort(&other, &[(); 5]).unwrap(), [0, 2, 3, 1, 4]);
     }
 }
