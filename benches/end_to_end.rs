@@ -4,21 +4,24 @@
 //! reads the process's CPU time before and after. See README.md for how to read the output.
 
 mod common;
+#[path = "common/reference.rs"]
+mod reference;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use common::{Outcome, Server, argument, connect, resident_mib, start};
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::PartitionStream;
-use datafusion::prelude::{JsonReadOptions, SessionConfig, SessionContext};
+use datafusion::prelude::{JsonReadOptions, SessionContext};
 use laminar::engine::connectors::nexmark;
+use reference::{cpu_seconds, one_partition, part_of};
 
 const SEED: u64 = 42;
 
@@ -80,7 +83,7 @@ async fn run(events: u64) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("events.json");
     let mut writer = std::io::BufWriter::new(std::fs::File::create(&file)?);
-    nexmark::write_json(events, SEED, &mut writer)?;
+    nexmark::Events::first(events, SEED).write_json(&mut writer)?;
     drop(writer);
     let bytes = std::fs::metadata(&file)?.len();
     println!("{events} events, {} bytes each as JSON", bytes / events.max(1));
@@ -113,7 +116,7 @@ fn report(name: &str, input: &str, stream: &Spent, batch_ns: f64) {
 }
 
 async fn measure_stream(folder: &Path, file: &Path, query: &Query, source: &str, events: u64) -> Outcome<Spent> {
-    let server = start(&folder.join(format!("{}_{source}", query.name)))?;
+    let server = start(&folder.join(format!("{}_{source}", query.name)), 1)?;
     println!("  server ready in {}", server.ready_in);
     let client = connect(server.port).await?;
     let file = file.display();
@@ -156,11 +159,6 @@ fn peak(server: &Server) -> u64 {
     resident_mib(server.child.id())
 }
 
-fn one_partition() -> SessionContext {
-    let config = SessionConfig::new().with_target_partitions(1).with_batch_size(8192);
-    SessionContext::new_with_config(config)
-}
-
 async fn measure_batch_file(query: &Query, file: &Path, events: u64) -> Outcome<f64> {
     let context = one_partition();
     context
@@ -188,11 +186,13 @@ impl PartitionStream for Generated {
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let external = |error: laminar::engine::error::Error| DataFusionError::External(Box::new(error));
-        let stream: Box<dyn Iterator<Item = _> + Send> =
-            match nexmark::batches(self.events, SEED, &self.schema, 8192).map_err(external) {
-                Ok(batches) => Box::new(batches.map(move |batch| batch.map_err(external))),
-                Err(error) => Box::new(std::iter::once(Err(error))),
-            };
+        let stream: Box<dyn Iterator<Item = _> + Send> = match nexmark::Events::first(self.events, SEED)
+            .batches(&self.schema, 8192)
+            .map_err(external)
+        {
+            Ok(batches) => Box::new(batches.map(move |batch| batch.map_err(external))),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        };
         let stream = futures::stream::iter(stream);
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream))
     }
@@ -213,29 +213,10 @@ async fn measure_batch_generator(query: &Query, events: u64) -> Outcome<f64> {
 fn generation_ns(query: &Query, events: u64) -> Outcome<f64> {
     let before = cpu_seconds(std::process::id())?;
     let schema = part_of(&nexmark::columns::schema(), query.reads);
-    for batch in nexmark::batches(events, SEED, &schema, 8192)? {
+    for batch in nexmark::Events::first(events, SEED).batches(&schema, 8192)? {
         std::hint::black_box(batch?);
     }
     Ok((cpu_seconds(std::process::id())? - before) * 1e9 / events as f64)
-}
-
-/// The columns and fields of `schema` that `paths` name.
-fn part_of(schema: &SchemaRef, paths: &[&str]) -> SchemaRef {
-    let column = |field: &Arc<Field>| {
-        if paths.contains(&field.name().as_str()) {
-            return Some(Arc::clone(field));
-        }
-        let DataType::Struct(fields) = field.data_type() else {
-            return None;
-        };
-        let wanted = |inner: &&Arc<Field>| paths.contains(&format!("{}.{}", field.name(), inner.name()).as_str());
-        let kept: Fields = fields.iter().filter(wanted).cloned().collect();
-        let whole = field.as_ref().clone();
-        (!kept.is_empty()).then(|| Arc::new(whole.with_data_type(DataType::Struct(kept))))
-    };
-    Arc::new(Schema::new(
-        schema.fields().iter().filter_map(column).collect::<Vec<_>>(),
-    ))
 }
 
 async fn time_batch(context: &SessionContext, query: &Query, events: u64) -> Outcome<f64> {
@@ -257,14 +238,4 @@ async fn time_batch(context: &SessionContext, query: &Query, events: u64) -> Out
         .into());
     }
     Ok(spent * 1e9 / events as f64)
-}
-
-/// User plus system time of all threads of a process, in seconds.
-fn cpu_seconds(process: u32) -> Outcome<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-    let after_name = stat.rsplit_once(')').ok_or("unreadable stat")?.1;
-    let fields: Vec<&str> = after_name.split_whitespace().collect();
-    let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
-    // The kernel's USER_HZ, which is 100 on every Linux that Rust runs on.
-    Ok(ticks / 100.0)
 }

@@ -10,9 +10,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use laminar::engine::connectors::nexmark::Events;
 use laminar::engine::connectors::nexmark::columns::{self, ColumnGenerator};
 use laminar::engine::connectors::nexmark::generator::Generator;
-use laminar::engine::connectors::nexmark::write_json;
 use laminar::engine::connectors::{BadRow, BadRowHandler};
 use laminar::engine::error::Error;
 use laminar::engine::formats::json::decode::{JsonDecodeOptions, JsonDecoder};
@@ -38,7 +38,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn main() -> Outcome {
     let mut text = Vec::new();
-    write_json(EVENTS, 0, &mut text)?;
+    Events::first(EVENTS, 0).write_json(&mut text)?;
     report("bytes an event", &format!("{}", text.len() as u64 / EVENTS));
     for (what, schema) in [
         ("all columns", columns::schema()),

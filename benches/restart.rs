@@ -21,7 +21,7 @@ fn main() -> Outcome<()> {
 
 async fn run(groups: u64) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
-    let mut server = start(folder.path())?;
+    let mut server = start(folder.path(), 1)?;
     println!("first start: ready in {}", server.ready_in);
     let client = connect(server.port).await?;
     client
@@ -36,7 +36,7 @@ async fn run(groups: u64) -> Outcome<()> {
     server.child.wait()?;
     for round in 1..=3 {
         let started = Instant::now();
-        server = start(folder.path())?;
+        server = start(folder.path(), 1)?;
         let ready = started.elapsed();
         let client = connect(server.port).await?;
         let before = epoch(&client).await?;

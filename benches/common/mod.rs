@@ -23,8 +23,8 @@ impl Drop for Server {
     }
 }
 
-/// Starts the server on one shard with its data below `folder`, and waits until it is ready.
-pub fn start(folder: &Path) -> Outcome<Server> {
+/// Starts the server with its data below `folder`, and waits until it is ready.
+pub fn start(folder: &Path, shards: u32) -> Outcome<Server> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_laminar"))
         .args([
             "--sql-listen",
@@ -32,7 +32,7 @@ pub fn start(folder: &Path) -> Outcome<Server> {
             "--http-listen",
             "127.0.0.1:0",
             "--shards",
-            "1",
+            &shards.to_string(),
             "--data-dir",
         ])
         .arg(folder.join("data"))

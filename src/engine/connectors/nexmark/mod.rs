@@ -169,49 +169,52 @@ impl ConnectorTable for NexmarkTable {
     }
 }
 
-/// The first `events` events as batches of `rows` with columns of `schema`, any part of [`columns::schema`]: what a table
-/// without a rate delivers.
-pub fn batches(
-    events: u64,
-    seed: u64,
-    schema: &SchemaRef,
-    rows: u64,
-) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
-    let mut columns = ColumnGenerator::new(schema)?;
-    let generator = Generator::new(seed, time_option("base_time", BASE_TIME)?, EVENT_RATE);
-    let mut first = 0;
-    Ok(std::iter::from_fn(move || {
-        let end = (first + rows).min(events);
-        let batch = (first < end).then(|| columns.generate(&generator, first..end));
-        first = end;
-        batch
-    }))
+/// Events of the generator, for benchmarks and tests without a table: what a table with the same options delivers.
+#[derive(Clone, Debug)]
+pub struct Events {
+    pub numbers: Range<u64>,
+    pub seed: u64,
+    /// Events a second of event time.
+    pub first_event_rate: f64,
 }
 
-/// Writes the first `events` events as lines of JSON with the columns of the table, 10,000 a second of event time.
-pub fn write_json(events: u64, seed: u64, out: &mut impl Write) -> Result<()> {
-    write_json_range(0..events, seed, out)
-}
-
-/// Writes the events with these numbers.
-pub fn write_json_range(events: Range<u64>, seed: u64, out: &mut impl Write) -> Result<()> {
-    const ROWS: u64 = 4096;
-    let schema = columns::schema();
-    let mut columns = ColumnGenerator::new(&schema)?;
-    let mut encoder = JsonEncoder::new(&schema, JsonEncodeOptions::default());
-    let generator = Generator::new(seed, time_option("base_time", BASE_TIME)?, EVENT_RATE);
-    let mut buffer = Vec::new();
-    let mut first = events.start;
-    while first < events.end {
-        let end = (first + ROWS).min(events.end);
-        let rows = columns.generate(&generator, first..end)?;
-        buffer.clear();
-        encoder.encode(&Chunk::insert(rows), &mut buffer)?;
-        out.write_all(&buffer)
-            .map_err(|error| files::io_error("write to", "of events", &error))?;
-        first = end;
+impl Events {
+    /// The first `count` events at the usual rate.
+    pub fn first(count: u64, seed: u64) -> Events {
+        Events {
+            numbers: 0..count,
+            seed,
+            first_event_rate: EVENT_RATE,
+        }
     }
-    Ok(())
+
+    /// Batches of `rows` with columns of `schema`, any part of [`columns::schema`].
+    pub fn batches(self, schema: &SchemaRef, rows: u64) -> Result<impl Iterator<Item = Result<RecordBatch>> + use<>> {
+        let mut columns = ColumnGenerator::new(schema)?;
+        let generator = Generator::new(self.seed, time_option("base_time", BASE_TIME)?, self.first_event_rate);
+        let mut first = self.numbers.start;
+        Ok(std::iter::from_fn(move || {
+            let end = (first + rows).min(self.numbers.end);
+            let batch = (first < end).then(|| columns.generate(&generator, first..end));
+            first = end;
+            batch
+        }))
+    }
+
+    /// Lines of JSON with the columns of the table.
+    pub fn write_json(self, out: &mut impl Write) -> Result<()> {
+        const ROWS: u64 = 4096;
+        let schema = columns::schema();
+        let mut encoder = JsonEncoder::new(&schema, JsonEncodeOptions::default());
+        let mut buffer = Vec::new();
+        for rows in self.batches(&schema, ROWS)? {
+            buffer.clear();
+            encoder.encode(&Chunk::insert(rows?), &mut buffer)?;
+            out.write_all(&buffer)
+                .map_err(|error| files::io_error("write to", "of events", &error))?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

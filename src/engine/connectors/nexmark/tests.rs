@@ -138,7 +138,7 @@ fn restores_at_another_parallelism() {
 #[test]
 fn json_holds_what_the_source_gives() {
     let mut text = Vec::new();
-    write_json(1000, 0, &mut text).unwrap();
+    Events::first(1000, 0).write_json(&mut text).unwrap();
     let mut lines: Vec<_> = std::str::from_utf8(&text).unwrap().lines().map(str::to_owned).collect();
     let table = table(&[("events", "1000")]);
     let mut rows = Bench::new().rows(table.as_ref(), &table.schema().unwrap());
