@@ -92,30 +92,19 @@ impl Relation {
     }
 }
 
-/// What pipelines can do besides: forms that are asked for once they are no longer refused.
-#[derive(Clone, Copy, Debug)]
-pub struct Abilities {
-    /// ROW_NUMBER, filtered.
-    pub top_n: bool,
-    /// Aggregates over frames of event time.
-    pub over: bool,
-}
-
 pub struct Grammar<'a> {
     pub random: &'a mut StdRng,
     tables: &'a [Table],
-    abilities: Abilities,
     names: u32,
     /// Each join multiplies rows.
     joins_left: u32,
 }
 
 impl<'a> Grammar<'a> {
-    pub fn new(random: &'a mut StdRng, tables: &'a [Table], abilities: Abilities) -> Grammar<'a> {
+    pub fn new(random: &'a mut StdRng, tables: &'a [Table]) -> Grammar<'a> {
         Grammar {
             random,
             tables,
-            abilities,
             names: 0,
             joins_left: 2,
         }
@@ -162,10 +151,10 @@ impl<'a> Grammar<'a> {
             };
         }
         let below = self.relation(depth - 1);
-        if self.abilities.top_n && self.chance(10) {
+        if self.chance(10) {
             return self.top_n(below);
         }
-        if self.abilities.over && below.is_timed() && self.chance(10) {
+        if below.is_timed() && self.chance(6) {
             return self.over(below);
         }
         match self.random.random_range(0..14) {

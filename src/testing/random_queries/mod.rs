@@ -20,6 +20,7 @@ mod expressions;
 mod grammar;
 mod joins;
 pub(crate) mod oracle;
+mod over;
 mod ranks;
 mod windows;
 
@@ -27,7 +28,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
 use rand::rngs::StdRng;
@@ -46,7 +47,7 @@ use crate::testing::row_sets::{Folded, difference};
 use crate::testing::row_table::{RowTable, read_from};
 
 use data::{Table, all_rows};
-use grammar::{Abilities, Grammar, Relation};
+use grammar::{Grammar, Relation};
 use oracle::{Rows, batch_answer};
 
 /// A thousand take two minutes of a processor.
@@ -80,6 +81,8 @@ const STEPS: &[&str] = &[
     "scalar subquery",
     "set operation",
     "with",
+    "top n",
+    "over",
 ];
 
 /// Failures shown.
@@ -93,24 +96,6 @@ enum Verdict {
     Equal(usize),
     Refused(String),
     Different(String),
-}
-
-/// What is asked for without having been refused before; the same for all seeds.
-fn abilities(snapshot: &CatalogSnapshot) -> &'static Abilities {
-    static ABILITIES: OnceLock<Abilities> = OnceLock::new();
-    ABILITIES.get_or_init(|| {
-        let works = |probe: &str| match stream_graph(probe, snapshot, 1) {
-            Ok(_) => true,
-            Err(report) => {
-                assert_eq!(report.code, SqlState::FEATURE_NOT_SUPPORTED, "{probe}: {report:?}");
-                false
-            }
-        };
-        Abilities {
-            top_n: works(ranks::TOP_N_PROBE),
-            over: works(ranks::OVER_PROBE),
-        }
-    })
 }
 
 /// One seed's tables and query.
@@ -131,7 +116,7 @@ impl Case {
         let tables: Vec<Table> = (0..count).map(|number| data::table(&mut random, number)).collect();
         let definitions = tables.iter().map(|table| Object::Table(table.definition.clone()));
         let snapshot = Arc::new(snapshot(definitions));
-        let query = Grammar::new(&mut random, &tables, *abilities(&snapshot)).query();
+        let query = Grammar::new(&mut random, &tables).query();
         Case {
             snapshot,
             adversity: Adversity {
