@@ -10,8 +10,11 @@ use datafusion::physical_expr::PhysicalExpr;
 use crate::engine::error::Error;
 use crate::engine::graph::{AggregateCall, AggregateFunction, AggregatePhase, AggregateSpec};
 use crate::engine::operator::Result;
+use crate::engine::operators::accumulators::distinct::without_nulls;
 use crate::engine::operators::accumulators::other::argument_expressions;
-use crate::engine::operators::accumulators::{self, Accumulator, GroupedRows, ROW_COUNT_COLUMN};
+use crate::engine::operators::accumulators::{
+    self, Accumulator, DistinctValues, GroupedRows, KeptValues, ROW_COUNT_COLUMN,
+};
 use crate::engine::operators::columns::{as_int64, evaluate, take_columns};
 
 /// What an aggregation is, worked out once and shared by all its tables.
@@ -80,13 +83,24 @@ impl AggregateLayout {
 pub(crate) struct Aggregates {
     layout: Arc<AggregateLayout>,
     calls: Vec<BoundCall>,
+    distinct: Vec<SharedDistinct>,
     row_counts: Vec<i64>,
+}
+
+/// The values of all DISTINCT aggregates over the same arguments.
+struct SharedDistinct {
+    arguments: Vec<usize>,
+    /// Which calls.
+    members: Vec<usize>,
+    values: DistinctValues,
 }
 
 struct BoundCall {
     accumulator: Box<dyn Accumulator>,
     arguments: Arguments,
     filter: Option<usize>,
+    /// Gets its rows from a [`SharedDistinct`].
+    is_distinct: bool,
 }
 
 enum Arguments {
@@ -106,6 +120,7 @@ impl BoundCall {
             accumulator: accumulators::build(call, input, spec.phase, spec.append_only_input)?,
             arguments,
             filter: call.filter,
+            is_distinct: accumulators::is_distinct(call, spec.append_only_input),
         })
     }
 
@@ -124,15 +139,7 @@ impl BoundCall {
             let arguments = self.argument_columns(rows)?;
             return self.accumulator.update(&arguments, grouped);
         };
-        let wanted = rows
-            .column(filter)
-            .as_boolean_opt()
-            .ok_or_else(|| Error::Internal("the FILTER of an aggregate is not boolean".into()))?;
-        let wanted = if wanted.null_count() > 0 {
-            prep_null_mask_filter(wanted)
-        } else {
-            wanted.clone()
-        };
+        let wanted = filtered(rows, filter)?;
         self.update_filtered(rows, &wanted, grouped)
     }
 
@@ -162,6 +169,108 @@ impl BoundCall {
     }
 }
 
+/// The rows for which FILTER is true.
+fn filtered(rows: &RecordBatch, filter: usize) -> Result<BooleanArray> {
+    let wanted = rows
+        .column(filter)
+        .as_boolean_opt()
+        .ok_or_else(|| Error::Internal("the FILTER of an aggregate is not boolean".into()))?;
+    Ok(match wanted.null_count() {
+        0 => wanted.clone(),
+        _ => prep_null_mask_filter(wanted),
+    })
+}
+
+impl SharedDistinct {
+    /// One for each list of arguments.
+    fn all(layout: &AggregateLayout) -> Result<Vec<SharedDistinct>> {
+        let spec = &layout.spec;
+        let mut members: Vec<(&[usize], Vec<usize>)> = Vec::new();
+        for (at, call) in spec.aggregates.iter().enumerate() {
+            if !accumulators::is_distinct(call, spec.append_only_input) {
+                continue;
+            }
+            match members.iter_mut().find(|(arguments, _)| *arguments == call.arguments) {
+                Some((_, calls)) => calls.push(at),
+                None => members.push((&call.arguments, vec![at])),
+            }
+        }
+        let shared = |(arguments, members): (&[usize], Vec<usize>)| {
+            let value_type = |&argument: &usize| layout.input.field(argument).data_type().clone();
+            let types = arguments.iter().map(value_type).collect();
+            Ok(SharedDistinct {
+                arguments: arguments.to_vec(),
+                values: DistinctValues::new(types, members.len(), spec.append_only_input)?,
+                members,
+            })
+        };
+        members.into_iter().map(shared).collect()
+    }
+
+    fn update(&mut self, calls: &mut [BoundCall], rows: &RecordBatch, grouped: GroupedRows<'_>) -> Result<()> {
+        let filter = |&member: &usize| calls[member].filter.map(|filter| filtered(rows, filter)).transpose();
+        let filters: Vec<Option<BooleanArray>> = self.members.iter().map(filter).collect::<Result<_>>()?;
+        let arguments: Vec<ArrayRef> = self.arguments.iter().map(|&at| Arc::clone(rows.column(at))).collect();
+        let passes =
+            |filter: &Option<BooleanArray>, row: u32| filter.as_ref().is_none_or(|wanted| wanted.value(row as usize));
+        let mut kept = without_nulls(&arguments, rows.num_rows());
+        if filters.iter().all(Option::is_some) {
+            let all = kept.unwrap_or_else(|| (0..rows.num_rows() as u32).collect());
+            let wanted = |&row: &u32| filters.iter().any(|filter| passes(filter, row));
+            kept = Some(all.into_iter().filter(wanted).collect());
+        }
+        let Some(kept) = kept else {
+            let amount = |row: usize, member: usize| match passes(&filters[member], row as u32) {
+                true => grouped.weight(row),
+                false => 0,
+            };
+            return self.add(calls, &arguments, grouped.groups, amount);
+        };
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let groups: Vec<u32> = kept.iter().map(|&row| grouped.groups[row as usize]).collect();
+        let arguments = take_columns(&arguments, &UInt32Array::from(kept.clone()))?;
+        let amount = |at: usize, member: usize| match passes(&filters[member], kept[at]) {
+            true => grouped.weight(kept[at] as usize),
+            false => 0,
+        };
+        self.add(calls, &arguments, &groups, amount)
+    }
+
+    /// Adds to the values, and to the accumulators what that changes.
+    fn add(
+        &mut self,
+        calls: &mut [BoundCall],
+        arguments: &[ArrayRef],
+        groups: &[u32],
+        amount: impl Fn(usize, usize) -> i64,
+    ) -> Result<()> {
+        let crossings = self.values.add(arguments, groups, amount)?;
+        for (&member, crossings) in self.members.iter().zip(crossings) {
+            if crossings.rows.is_empty() {
+                continue;
+            }
+            let groups: Vec<u32> = crossings.rows.iter().map(|&row| groups[row as usize]).collect();
+            let arguments = take_columns(arguments, &UInt32Array::from(crossings.rows))?;
+            let changed = GroupedRows {
+                groups: &groups,
+                weights: Some(&crossings.weights),
+            };
+            calls[member].accumulator.update(&arguments, changed)?;
+        }
+        Ok(())
+    }
+
+    fn absorb(&mut self, calls: &mut [BoundCall], from: u32, into: u32) -> Result<()> {
+        let entries = self.values.entries_of(from);
+        let groups = vec![into; entries.groups.len()];
+        self.add(calls, &entries.values, &groups, |row, member| {
+            entries.counts[member][row]
+        })
+    }
+}
+
 impl Aggregates {
     pub fn new(layout: &Arc<AggregateLayout>) -> Result<Aggregates> {
         let spec = &layout.spec;
@@ -171,6 +280,7 @@ impl Aggregates {
             .map(|call| BoundCall::new(call, spec, &layout.input));
         Ok(Aggregates {
             calls: calls.collect::<Result<_>>()?,
+            distinct: SharedDistinct::all(layout)?,
             layout: Arc::clone(layout),
             row_counts: Vec::new(),
         })
@@ -181,6 +291,9 @@ impl Aggregates {
             self.row_counts.resize(groups, 0);
             for call in &mut self.calls {
                 call.accumulator.resize(groups);
+            }
+            for shared in &mut self.distinct {
+                shared.values.resize(groups);
             }
         }
     }
@@ -203,8 +316,12 @@ impl Aggregates {
                 }
             }
         }
-        for call in &mut self.calls {
-            call.update(rows, GroupedRows { groups, weights })?;
+        let grouped = GroupedRows { groups, weights };
+        for call in self.calls.iter_mut().filter(|call| !call.is_distinct) {
+            call.update(rows, grouped)?;
+        }
+        for shared in &mut self.distinct {
+            shared.update(&mut self.calls, rows, grouped)?;
         }
         Ok(())
     }
@@ -253,9 +370,13 @@ impl Aggregates {
     /// Adds all that group `from` has to group `into`.
     pub fn absorb(&mut self, from: u32, into: u32) -> Result<()> {
         self.row_counts[into as usize] += self.row_counts[from as usize];
-        self.calls
-            .iter_mut()
-            .try_for_each(|call| call.accumulator.absorb(from, into))
+        for call in self.calls.iter_mut().filter(|call| !call.is_distinct) {
+            call.accumulator.absorb(from, into)?;
+        }
+        for shared in &mut self.distinct {
+            shared.absorb(&mut self.calls, from, into)?;
+        }
+        Ok(())
     }
 
     /// Rows inserted minus rows retracted.
@@ -269,6 +390,9 @@ impl Aggregates {
         for call in &mut self.calls {
             call.accumulator.reset(group);
         }
+        for shared in &mut self.distinct {
+            shared.values.reset(group);
+        }
     }
 
     pub fn clear(&mut self) {
@@ -276,15 +400,24 @@ impl Aggregates {
         for call in &mut self.calls {
             call.accumulator.clear();
         }
+        for shared in &mut self.distinct {
+            shared.values.clear();
+        }
     }
 
-    /// Each aggregate's kept values, for those that have any.
-    pub fn multisets(&mut self) -> impl Iterator<Item = &mut accumulators::Multiset> {
-        self.calls.iter_mut().filter_map(|call| call.accumulator.multiset())
+    /// All that is kept as values, always in the same order.
+    pub fn kept_values(&mut self) -> impl Iterator<Item = &mut dyn KeptValues> {
+        let shared = self
+            .distinct
+            .iter_mut()
+            .map(|shared| &mut shared.values as &mut dyn KeptValues);
+        let own = self.calls.iter_mut().filter_map(|call| call.accumulator.multiset());
+        shared.chain(own.map(|values| values as &mut dyn KeptValues))
     }
 
     pub fn memory_bytes(&self) -> usize {
         let accumulators: usize = self.calls.iter().map(|call| call.accumulator.memory_bytes()).sum();
-        accumulators + self.row_counts.capacity() * 8
+        let distinct: usize = self.distinct.iter().map(|shared| shared.values.memory_bytes()).sum();
+        accumulators + distinct + self.row_counts.capacity() * 8
     }
 }

@@ -3,8 +3,8 @@
 //! Two tables, both keyed by the group's key columns `k0..`:
 //!
 //! - groups: `rows` (inserted minus retracted), `touched` (wall-clock milliseconds, only with a TTL), state columns `s0..`;
-//! - kept values: `set` (the how-manieth aggregate that keeps values), `count`, and for each set its value columns
-//!   `v<set>_<column>`, NULL in the rows of other sets. A row is one value of one group.
+//! - kept values: `set` (of which aggregate or aggregates), `count0..`, and for each set its value columns
+//!   `v<set>_<column>`, NULL in the rows of other sets. A row is one value of one group; a set with fewer counts has 0 in the others.
 //!
 //! In an expiring table `_time` (the end of the window) comes before the key and is part of it. A key is written at most
 //! once an epoch: with its state, or as a tombstone.
@@ -51,6 +51,8 @@ pub(crate) struct StateShape {
     stamped: bool,
     /// Value columns of each set.
     set_widths: Vec<usize>,
+    /// Counts of each set.
+    set_counts: Vec<usize>,
 }
 
 /// Which rows of a table a snapshot takes.
@@ -98,13 +100,16 @@ impl StateShape {
         let mut values = leading_fields(kind);
         values.extend(keys);
         values.push(Field::new("set", DataType::UInt16, false));
-        values.push(Field::new("count", DataType::Int64, false));
+        let set_counts: Vec<usize> = table.aggregates.kept_values().map(|set| set.counts()).collect();
+        for count in 0..set_counts.iter().copied().max().unwrap_or(0) {
+            values.push(Field::new(format!("count{count}"), DataType::Int64, false));
+        }
         let mut set_widths = Vec::new();
-        for (set, multiset) in table.aggregates.multisets().enumerate() {
-            for (column, data_type) in multiset.types().iter().enumerate() {
+        for (set, kept) in table.aggregates.kept_values().enumerate() {
+            for (column, data_type) in kept.types().iter().enumerate() {
                 values.push(nullable(format!("v{set}_{column}"), data_type));
             }
-            set_widths.push(multiset.types().len());
+            set_widths.push(kept.types().len());
         }
         StateShape {
             names,
@@ -115,7 +120,13 @@ impl StateShape {
             hashed: key_types.len(),
             stamped,
             set_widths,
+            set_counts,
         }
+    }
+
+    /// How many columns of counts the values table has.
+    fn count_columns(&self) -> usize {
+        self.set_counts.iter().copied().max().unwrap_or(0)
     }
 
     /// Only the first `hashed` key columns decide the key group; the others tell rows of one key apart.
@@ -272,8 +283,8 @@ impl StateShape {
                     .contains(scope.context.key_groups.group_of(keys.hash_of(group)))
         };
         let mut drained = Vec::with_capacity(self.set_widths.len());
-        for multiset in table.aggregates.multisets() {
-            drained.push(multiset.drain_changes(&is_rebased, any_rebased)?);
+        for kept in table.aggregates.kept_values() {
+            drained.push(kept.drain_changes(&is_rebased, any_rebased)?);
         }
         let mut batches = Vec::new();
         for (set, rows) in drained.into_iter().enumerate() {
@@ -295,12 +306,17 @@ impl StateShape {
         length: usize,
     ) -> Result<RecordBatch> {
         let groups = &rows.groups[start..start + length];
-        let counts = &rows.counts[start..start + length];
-        let op = |&count: &i64| if count == 0 { OP_TOMBSTONE } else { OP_PUT };
-        let mut columns = scope.leading(table, groups, counts.iter().map(op).collect());
+        let is_gone = |at: usize| rows.counts.iter().all(|counts| counts[at] == 0);
+        let op = |at: usize| if is_gone(at) { OP_TOMBSTONE } else { OP_PUT };
+        let mut columns = scope.leading(table, groups, (start..start + length).map(op).collect());
         columns.extend(table.keys.gather(groups));
         columns.push(Arc::new(UInt16Array::from(vec![set as u16; length])));
-        columns.push(int64(counts.to_vec()));
+        for count in 0..self.count_columns() {
+            columns.push(int64(match rows.counts.get(count) {
+                Some(counts) => counts[start..start + length].to_vec(),
+                None => vec![0; length],
+            }));
+        }
         for (other, &width) in self.set_widths.iter().enumerate() {
             for column in 0..width {
                 columns.push(if other == set {
@@ -372,29 +388,33 @@ impl StateShape {
         check_schema(&self.values, rows)?;
         let at = self.leading_width() + self.keys;
         let sets = rows.column(at).as_primitive::<UInt16Type>().clone();
-        let counts: &Int64Array = as_int64(rows.column(at + 1))?;
+        let first_count = at + 1;
         let ops = rows.column(1).as_primitive::<Int8Type>();
         let groups = self.assign(table, rows)?;
-        let mut first_column = at + 2;
+        let mut first_column = first_count + self.count_columns();
         for (set, &width) in self.set_widths.iter().enumerate() {
             let chosen: Vec<u32> = (0..rows.num_rows() as u32)
                 .filter(|&row| usize::from(sets.value(row as usize)) == set)
                 .filter(|&row| table.persisted.contains(groups[row as usize]))
                 .collect();
-            let count = |&row: &u32| {
-                let row = row as usize;
-                if ops.value(row) == OP_PUT { counts.value(row) } else { 0 }
+            let counts_of = |column: usize| -> Result<Vec<i64>> {
+                let counts: &Int64Array = as_int64(rows.column(first_count + column))?;
+                let count = |&row: &u32| {
+                    let row = row as usize;
+                    if ops.value(row) == OP_PUT { counts.value(row) } else { 0 }
+                };
+                Ok(chosen.iter().map(count).collect())
             };
             let entries = EntryRows {
                 groups: chosen.iter().map(|&row| groups[row as usize]).collect(),
-                counts: chosen.iter().map(count).collect(),
+                counts: (0..self.set_counts[set]).map(counts_of).collect::<Result<_>>()?,
                 values: crate::engine::operators::columns::take_columns(
                     &rows.columns()[first_column..first_column + width],
                     &UInt32Array::from(chosen),
                 )?,
             };
-            if let Some(multiset) = table.aggregates.multisets().nth(set) {
-                multiset.restore(&entries)?;
+            if let Some(kept) = table.aggregates.kept_values().nth(set) {
+                kept.restore(&entries)?;
             }
             first_column += width;
         }

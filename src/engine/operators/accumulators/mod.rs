@@ -14,9 +14,9 @@
 //! | `bool_and`, `bool_or` | count of true, count of false |
 //! | any other | what its own accumulator hands over |
 //!
-//! Some calls cannot give a row back from so little: `min` and `max` over an input with retractions, every DISTINCT,
-//! and other functions over retractions or with an ORDER BY. They keep the values of a group in a [`Multiset`], which is
-//! persisted in a table of its own; min, max and the other functions then have no state columns at all.
+//! Some calls cannot give a row back from so little: `min` and `max` over an input with retractions, and other functions over
+//! retractions or with an ORDER BY. They keep the values of a group in a [`Multiset`] and have no state columns at all. With
+//! DISTINCT the values are kept beside the accumulator, in [`DistinctValues`]. Kept values are persisted in a table of their own.
 //!
 //! Guarantee: the result depends on the multiset of rows alone, not on their order or on how they were cut into chunks;
 //! floating-point sums are compensated, but may differ from a naive sum in the last digit. Functions that depend on
@@ -24,7 +24,7 @@
 
 mod bools;
 mod count;
-mod distinct;
+pub(crate) mod distinct;
 mod exact_sum;
 mod extreme;
 mod float_sum;
@@ -41,7 +41,8 @@ use crate::engine::error::Error;
 use crate::engine::graph::{AggregateCall, AggregateFunction, AggregatePhase, AggregateSpec};
 use crate::engine::operator::Result;
 
-pub(crate) use multiset::{EntryRows, Multiset};
+pub(crate) use distinct::DistinctValues;
+pub(crate) use multiset::Multiset;
 
 /// The column of a partial aggregate's output, right after the keys, that says how many rows went into a group (inserted
 /// minus retracted): a final aggregate needs it to know when a group is gone.
@@ -86,8 +87,8 @@ pub(crate) trait Accumulator: Send {
         };
         let entries = values.entries_of(from)?;
         let rows = GroupedRows {
-            groups: &vec![into; entries.counts.len()],
-            weights: Some(&entries.counts),
+            groups: &vec![into; entries.groups.len()],
+            weights: Some(&entries.counts[0]),
         };
         self.update(&entries.values, rows)
     }
@@ -106,12 +107,34 @@ pub(crate) trait Accumulator: Send {
     }
 }
 
+/// Values of groups that a snapshot holds one by one.
+pub(crate) trait KeptValues {
+    fn types(&self) -> &[DataType];
+
+    /// How many counts a value has.
+    fn counts(&self) -> usize;
+
+    /// What changed since the last call, and everything of the groups for which `whole` says so. A value comes once.
+    fn drain_changes(&mut self, whole: &dyn Fn(u32) -> bool, any_whole: bool) -> Result<EntryRows>;
+
+    /// Puts values back as a snapshot holds them; later ones replace earlier ones.
+    fn restore(&mut self, entries: &EntryRows) -> Result<()>;
+}
+
+/// Values on their way to or from a snapshot; where all counts are 0 the value is gone.
+pub(crate) struct EntryRows {
+    pub groups: Vec<u32>,
+    pub values: Vec<ArrayRef>,
+    /// One vector for each of the counts.
+    pub counts: Vec<Vec<i64>>,
+}
+
 /// How a call is computed; decides its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Strategy {
     /// From its state columns alone.
     Columnar,
-    /// Values are kept, each counted once into a columnar accumulator.
+    /// From its state columns alone, into which each value of [`DistinctValues`] counts once.
     Distinct,
     /// Values are kept and the result is computed from them.
     Retained,
@@ -141,6 +164,11 @@ pub fn decomposable(aggregates: &[AggregateCall], append_only_input: bool) -> bo
     aggregates
         .iter()
         .all(|call| strategy(call, append_only_input) == Strategy::Columnar)
+}
+
+/// Whether the accumulator of `call` is to be given each value once; see [`DistinctValues`].
+pub(crate) fn is_distinct(call: &AggregateCall, append_only_input: bool) -> bool {
+    strategy(call, append_only_input) == Strategy::Distinct
 }
 
 /// The state columns of `call` over `input`, the schema of the rows it aggregates.
@@ -196,8 +224,7 @@ pub(crate) fn build(
         )));
     }
     match strategy {
-        Strategy::Columnar => columnar(call, input),
-        Strategy::Distinct => distinct(call, input),
+        Strategy::Columnar | Strategy::Distinct => columnar(call, input),
         Strategy::Retained => retained(call, input),
     }
 }
@@ -228,16 +255,6 @@ fn columnar(call: &AggregateCall, input: &Schema) -> Result<Box<dyn Accumulator>
         AggregateFunction::BoolOr => Box::new(bools::Bools::any()),
         AggregateFunction::Other(function) => Box::new(other::Other::new(Arc::clone(function), &call.return_type)?),
     })
-}
-
-fn distinct(call: &AggregateCall, input: &Schema) -> Result<Box<dyn Accumulator>> {
-    let inner = columnar(call, input)?;
-    let types = call
-        .arguments
-        .iter()
-        .map(|&argument| input.field(argument).data_type().clone())
-        .collect();
-    Ok(Box::new(distinct::Distinct::new(inner, types)?))
 }
 
 fn retained(call: &AggregateCall, input: &Schema) -> Result<Box<dyn Accumulator>> {

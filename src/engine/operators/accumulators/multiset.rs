@@ -1,4 +1,4 @@
-//! The values of each group with how often each counts, in value order: what DISTINCT, retractable `min` and `max`, and
+//! The values of each group with how often each counts, in value order: what retractable `min` and `max`, and
 //! functions that cannot take rows back are computed from.
 //!
 //! A value is the order-preserving encoding of one or more columns (ascending, NULL first). The encoding lives in memory
@@ -13,7 +13,7 @@ use arrow::datatypes::DataType;
 use arrow::row::{RowConverter, Rows, SortField};
 
 use crate::engine::operator::Result;
-use crate::engine::operators::accumulators::GroupedRows;
+use crate::engine::operators::accumulators::{EntryRows, GroupedRows, KeptValues};
 use crate::engine::operators::bits::Bits;
 use crate::state::canonical::canonical_floats;
 
@@ -40,13 +40,6 @@ struct Entry {
     persisted: bool,
 }
 
-/// Entries on their way to or from a snapshot; a count of 0 means that the entry is gone.
-pub(crate) struct EntryRows {
-    pub groups: Vec<u32>,
-    pub values: Vec<ArrayRef>,
-    pub counts: Vec<i64>,
-}
-
 impl Multiset {
     pub fn new(types: Vec<DataType>) -> Result<Multiset> {
         let fields = types.iter().cloned().map(SortField::new).collect();
@@ -59,10 +52,6 @@ impl Multiset {
             entries: 0,
             entry_bytes: 0,
         })
-    }
-
-    pub fn types(&self) -> &[DataType] {
-        &self.types
     }
 
     pub fn resize(&mut self, groups: usize) {
@@ -146,7 +135,7 @@ impl Multiset {
         Ok(EntryRows {
             groups: vec![group; entries.len()],
             values: self.decode(entries.keys().map(AsRef::as_ref))?,
-            counts: entries.values().map(|entry| entry.count).collect(),
+            counts: vec![entries.values().map(|entry| entry.count).collect()],
         })
     }
 
@@ -173,8 +162,22 @@ impl Multiset {
         self.entry_bytes = 0;
     }
 
-    /// What changed since the last call, and everything of the groups for which `whole` says so. A value comes once.
-    pub fn drain_changes(&mut self, whole: &dyn Fn(u32) -> bool, any_whole: bool) -> Result<EntryRows> {
+    pub fn memory_bytes(&self) -> usize {
+        let tree = self.entries * ENTRY_OVERHEAD_BYTES + self.entry_bytes;
+        tree + self.groups.capacity() * size_of::<BTreeMap<Box<[u8]>, Entry>>() + self.changed.memory_bytes()
+    }
+}
+
+impl KeptValues for Multiset {
+    fn types(&self) -> &[DataType] {
+        &self.types
+    }
+
+    fn counts(&self) -> usize {
+        1
+    }
+
+    fn drain_changes(&mut self, whole: &dyn Fn(u32) -> bool, any_whole: bool) -> Result<EntryRows> {
         let mut groups = Vec::new();
         let mut counts = Vec::new();
         let mut values: Vec<Box<[u8]>> = Vec::new();
@@ -216,14 +219,13 @@ impl Multiset {
         Ok(EntryRows {
             groups,
             values: columns,
-            counts,
+            counts: vec![counts],
         })
     }
 
-    /// Puts entries back as a snapshot holds them; later ones replace earlier ones.
-    pub fn restore(&mut self, entries: &EntryRows) -> Result<()> {
+    fn restore(&mut self, entries: &EntryRows) -> Result<()> {
         let encoded = self.encode(&entries.values)?;
-        for (row, (&group, &count)) in entries.groups.iter().zip(&entries.counts).enumerate() {
+        for (row, (&group, &count)) in entries.groups.iter().zip(&entries.counts[0]).enumerate() {
             let value: Box<[u8]> = encoded.row(row).data().into();
             let bytes = value.len();
             match (self.groups[group as usize].entry(value), count) {
@@ -246,11 +248,6 @@ impl Multiset {
             }
         }
         Ok(())
-    }
-
-    pub fn memory_bytes(&self) -> usize {
-        let tree = self.entries * ENTRY_OVERHEAD_BYTES + self.entry_bytes;
-        tree + self.groups.capacity() * size_of::<BTreeMap<Box<[u8]>, Entry>>() + self.changed.memory_bytes()
     }
 }
 
@@ -288,7 +285,7 @@ mod tests {
         let rows = set.drain_changes(&|_| false, false).unwrap();
         let values = rows.values[0].as_primitive::<arrow::datatypes::Int64Type>().clone();
         (0..rows.groups.len())
-            .map(|row| (rows.groups[row], values.value(row), rows.counts[row]))
+            .map(|row| (rows.groups[row], values.value(row), rows.counts[0][row]))
             .collect()
     }
 

@@ -15,7 +15,7 @@ use datafusion::scalar::ScalarValue;
 use crate::engine::operator::Result;
 use crate::engine::operators::accumulators::extreme::Side;
 use crate::engine::operators::accumulators::other::{argument_expressions, scalars_to_column};
-use crate::engine::operators::accumulators::{Accumulator, GroupedRows, Multiset};
+use crate::engine::operators::accumulators::{Accumulator, GroupedRows, KeptValues, Multiset};
 use crate::engine::operators::columns::{data_error, take_columns};
 
 pub(crate) struct RetainedExtreme {
