@@ -171,6 +171,11 @@ impl Driver {
                 }
                 HeadItem::Watermark(watermark) => self.emit(0, OutputItem::Watermark(watermark))?,
                 HeadItem::Barrier(barrier) => self.pass_barrier(barrier)?,
+                HeadItem::InputEnd(input) => {
+                    if self.input_is_merged() {
+                        self.call(1, |operator, output| operator.on_input_end(input, output))?;
+                    }
+                }
                 HeadItem::End => self.end()?,
                 HeadItem::Nothing(until) => {
                     for stage in &mut self.stages {
@@ -202,6 +207,7 @@ impl Driver {
                 }
                 InputItem::Watermark(watermark) => HeadItem::Watermark(watermark),
                 InputItem::Barrier(barrier) => HeadItem::Barrier(barrier),
+                InputItem::InputEnd(input) => HeadItem::InputEnd(input),
                 InputItem::End => HeadItem::End,
                 InputItem::Nothing => HeadItem::Nothing(None),
             }),

@@ -4,7 +4,7 @@
 //! can be tested without a runtime and nothing can slip into the middle of a chunk.
 //!
 //! Order of calls for one operator: `restore` once (also on a fresh start, with an empty reader), then `process`,
-//! `on_watermark` and `on_barrier` in stream order; `snapshot` right after `on_barrier` when the barrier persists;
+//! `on_watermark`, `on_input_end` and `on_barrier` in stream order; `snapshot` right after `on_barrier` when the barrier persists;
 //! `on_end` once when every input has ended, after which only barriers come.
 
 use crate::engine::error::Error;
@@ -44,6 +44,11 @@ pub trait Operator: Send {
 
     /// Takes back what earlier runs handed over.
     fn restore(&mut self, _state: &dyn StateReader) -> Result<()> {
+        Ok(())
+    }
+
+    /// One of several inputs has ended; others go on. Said again after a restart, when that input ends again.
+    fn on_input_end(&mut self, _input: usize, _output: &mut Output) -> Result<()> {
         Ok(())
     }
 

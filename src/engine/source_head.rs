@@ -41,6 +41,8 @@ pub enum HeadItem {
     Data(Chunk),
     Watermark(Watermark),
     Barrier(Barrier),
+    /// One of several inputs of the first operator has ended.
+    InputEnd(usize),
     /// The input has ended; said once.
     End,
     /// Nothing until woken or until then.
@@ -569,6 +571,7 @@ mod tests {
                 HeadItem::Watermark(Watermark::At(at)) => seen.push(format!("w{at}")),
                 HeadItem::Watermark(Watermark::Idle) => seen.push("idle".into()),
                 HeadItem::Barrier(barrier) => seen.push(format!("b{}", barrier.epoch)),
+                HeadItem::InputEnd(_) => unreachable!("a source has one input"),
                 HeadItem::End => seen.push("end".into()),
                 HeadItem::Nothing(Some(until)) if until <= Instant::now() => {}
                 HeadItem::Nothing(_) => return seen,

@@ -124,6 +124,9 @@ impl Operator for Tap {
     fn restore(&mut self, state: &dyn StateReader) -> Result<(), Error> {
         self.inner.restore(state)
     }
+    fn on_input_end(&mut self, input: usize, output: &mut Output) -> Result<(), Error> {
+        self.inner.on_input_end(input, output)
+    }
     fn on_end(&mut self, output: &mut Output) -> Result<(), Error> {
         self.inner.on_end(output)
     }

@@ -107,6 +107,11 @@ impl JoinHarness {
                 self.operator = start_join(&self.spec, &self.output, &self.context, &self.state);
                 Ok(())
             }
+            // One input ends: `X L`.
+            "X" => {
+                let side = if rest == "L" { Side::Left } else { Side::Right };
+                self.operator.on_input_end(side.index(), output)
+            }
             "E" => self.operator.on_end(output),
             other => panic!("no such item in a script: {other}"),
         }

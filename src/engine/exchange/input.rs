@@ -14,6 +14,8 @@ pub enum InputItem {
     Watermark(Watermark),
     /// Aligned over all channels.
     Barrier(Barrier),
+    /// All channels of this input of the operator have ended, and those of others have not.
+    InputEnd(usize),
     /// All channels have ended.
     End,
     /// Nothing to read now; a channel wakes the driver.
@@ -31,6 +33,8 @@ pub struct InputMerge {
     cursor: usize,
     /// Went idle together with an advance: said after it.
     idle_due: bool,
+    /// This input has ended: said after the advance that came of it.
+    input_end_due: Option<usize>,
 }
 
 impl InputMerge {
@@ -50,6 +54,7 @@ impl InputMerge {
             channels,
             cursor: 0,
             idle_due: false,
+            input_end_due: None,
         }
     }
 
@@ -60,6 +65,9 @@ impl InputMerge {
     pub fn next_item(&mut self) -> Result<InputItem, Error> {
         if std::mem::take(&mut self.idle_due) {
             return Ok(InputItem::Watermark(Watermark::Idle));
+        }
+        if let Some(input) = self.input_end_due.take() {
+            return Ok(InputItem::InputEnd(input));
         }
         let count = self.channels.len();
         for offset in 0..count {
@@ -91,6 +99,13 @@ impl InputMerge {
                 let advance = self.watermarks.finish(channel);
                 if self.ended.iter().all(|ended| *ended) {
                     return Ok(Some(InputItem::End));
+                }
+                let input = self.inputs[channel];
+                let goes_on = |(&of, &ended): (&usize, &bool)| of == input && !ended;
+                if !self.inputs.iter().zip(&self.ended).any(goes_on) {
+                    let item = self.advance(advance);
+                    self.input_end_due = Some(input);
+                    return Ok(item.or_else(|| self.input_end_due.take().map(InputItem::InputEnd)));
                 }
                 advance
             }
@@ -161,6 +176,27 @@ mod tests {
             sender.send(barrier(2), 0);
         }
         assert!(matches!(input.next_item().unwrap(), InputItem::Barrier(_)));
+    }
+
+    #[test]
+    fn an_input_ends_with_its_last_channel() {
+        let (mut senders, receivers): (Vec<Sender>, Vec<_>) = (0..3)
+            .map(|_| channel(Arc::new(Nobody) as Arc<dyn Wake>, Arc::new(Nobody) as Arc<dyn Wake>))
+            .unzip();
+        let mut input = InputMerge::of_inputs(receivers, vec![0, 0, 1], None);
+        senders[1].send(Message::End, 0);
+        assert!(matches!(input.next_item().unwrap(), InputItem::Nothing));
+        senders[2].send(Message::Watermark(Watermark::At(9)), 0);
+        assert!(matches!(input.next_item().unwrap(), InputItem::Nothing));
+        senders[0].send(Message::End, 0);
+        let advanced = input.next_item().unwrap();
+        assert!(
+            matches!(advanced, InputItem::Watermark(Watermark::At(9))),
+            "{advanced:?}"
+        );
+        assert!(matches!(input.next_item().unwrap(), InputItem::InputEnd(0)));
+        senders[2].send(Message::End, 0);
+        assert!(matches!(input.next_item().unwrap(), InputItem::End));
     }
 
     #[test]

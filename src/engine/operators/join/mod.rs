@@ -8,6 +8,9 @@
 //! - with the chunk that gave them their first partner, in a semi join whose inputs only grow;
 //! - else at the next barrier, netted: what is put out at a barrier is what changed since the last one.
 //!
+//! When one input has ended, rows of the other wait for nobody: they are matched, shown if they are shown by themselves, and not
+//! stored.
+//!
 //! So at every barrier all that was put out adds up to exactly the join of all that came in. NULL keys have no partner and are
 //! not stored. A row that is late in a join bounded by time is dropped and counted.
 //!
@@ -17,7 +20,9 @@
 //! Joined rows have the later event time of both; the output has event time when its shape says so. Weights below zero may
 //! stand for a while, when a retraction overtakes its row.
 
+mod due_rows;
 mod probe;
+mod row_columns;
 mod rows;
 mod state;
 
@@ -35,7 +40,9 @@ use crate::engine::message::{Barrier, CHUNK_ROWS_TARGET, Chunk, Watermark};
 use crate::engine::operator::{Operator, Output, Result, StateSize};
 use crate::engine::operators::BuildContext;
 use crate::engine::operators::closed_upto;
-use crate::engine::operators::columns::{as_int64, batch_of, evaluate, int64, take_chunk, weights_from, weights_of};
+use crate::engine::operators::columns::{
+    as_int64, batch_of, evaluate, int64, take_buffer, take_chunk, take_columns, weights_from, weights_of,
+};
 use crate::engine::operators::join::probe::{Cursor, Pairs};
 use crate::engine::operators::join::rows::{NewRows, RowStore, SharedKeys, StoreOptions};
 use crate::engine::operators::join::state::SideTable;
@@ -66,6 +73,8 @@ pub(crate) struct Join {
     cursor: Option<Cursor>,
     /// What no earlier row comes after; of joins bounded by time.
     watermark: Option<i64>,
+    /// No more rows come on this side.
+    ended: [bool; 2],
     late: u64,
     clock: Arc<dyn Clock>,
     /// Where the search for expired rows goes on.
@@ -111,11 +120,13 @@ impl Join {
             if tracks_time {
                 types.push(DataType::Int64);
             }
+            let stamped = ttl_of(spec).is_some();
             let options = StoreOptions {
+                only_grows: input.append_only && !spec.kind.counts(side) && !stamped,
                 counted: spec.kind.counts(side),
                 tracks_touched: timing != Timing::WhenDone,
                 timed: matches!(spec.bound, JoinBound::Time(_)),
-                stamped: ttl_of(spec).is_some(),
+                stamped,
             };
             Ok((
                 RowStore::new(&types, options)?,
@@ -133,6 +144,7 @@ impl Join {
             tables: [left_table, right_table],
             cursor: None,
             watermark: None,
+            ended: [false, false],
             late: 0,
             clock: Arc::clone(&context.clock),
             expiry: [0, 0],
@@ -221,7 +233,8 @@ impl Join {
         columns
     }
 
-    fn store(&mut self, side: Side, chunk: &Chunk) -> Result<Cursor> {
+    /// The way of a chunk past the rows of the other side; the chunk is stored if rows may come there.
+    fn begin(&mut self, side: Side, chunk: &Chunk) -> Result<Cursor> {
         let input = &self.spec.inputs[side.index()];
         let key_columns: Vec<ArrayRef> = input
             .keys
@@ -229,31 +242,46 @@ impl Join {
             .map(|&key| Arc::clone(chunk.rows.column(key)))
             .collect();
         let hashes = key_hashes(&key_columns, chunk.len(), chunk.key_hashes.as_ref());
-        let keys = self.keys.intern(&key_columns, &hashes)?;
         let times = match (&chunk.event_time, self.tracks_time) {
             (_, false) => None,
             (Some(times), true) => Some(times.clone()),
             (None, true) => return Err(Error::Internal("a join got rows without event time".into())),
         };
         let columns = chunk.rows.columns().to_vec();
-        let mut stored = columns.clone();
-        stored.extend(times.as_ref().map(|times| int64(times.to_vec())));
+        let mut cursor = if self.ended[side.other().index()] {
+            let matched = self.spec.kind.counts(side).then(|| vec![0; chunk.len()]);
+            Cursor::passing(side, columns, self.keys.find(&key_columns, &hashes), matched)
+        } else {
+            let keys = self.keys.intern(&key_columns, &hashes)?;
+            let stored = self.store(side, chunk, &keys, times.as_ref())?;
+            Cursor::new(side, columns, keys, stored)
+        };
+        cursor.weights = weights_of(chunk).map(<[i64]>::to_vec);
+        cursor.times = times;
+        Ok(cursor)
+    }
+
+    fn store(
+        &mut self,
+        side: Side,
+        chunk: &Chunk,
+        keys: &[u32],
+        times: Option<&ScalarBuffer<i64>>,
+    ) -> Result<rows::Stored> {
+        let mut columns = chunk.rows.columns().to_vec();
+        columns.extend(times.map(|times| int64(times.to_vec())));
         let done = match self.time() {
             Some(time) => Some(moments_of(chunk, &time.rows[side.index()].done)?),
             None => None,
         };
         let new = NewRows {
-            columns: &stored,
-            keys: &keys,
+            columns: &columns,
+            keys,
             weights: weights_of(chunk),
             done: done.as_deref(),
             now: ttl_of(&self.spec).map_or(0, |_| self.clock.now_millis()),
         };
-        let stored = self.stores[side.index()].add(&new, &mut self.keys)?;
-        let mut cursor = Cursor::new(side, columns, keys, stored);
-        cursor.weights = weights_of(chunk).map(<[i64]>::to_vec);
-        cursor.times = times;
-        Ok(cursor)
+        self.stores[side.index()].add(&new, &mut self.keys)
     }
 
     /// Works on the current chunk until it is done or a chunk of output is full; true when there is more to do.
@@ -265,7 +293,7 @@ impl Join {
         let pairs = cursor.next_pairs(&self.stores[other], CHUNK_ROWS_TARGET);
         let pairs = self.satisfying(&cursor, pairs)?;
         if !pairs.is_empty() {
-            self.count(&cursor, &pairs);
+            self.count(&mut cursor, &pairs);
             if self.spec.kind.has_pairs() {
                 output.data(self.pair_chunk(&cursor, &pairs)?);
             }
@@ -275,8 +303,9 @@ impl Join {
             return Ok(true);
         }
         let side = cursor.side.index();
+        self.show_passed(&cursor, output)?;
         for row in cursor.stored.zeroed {
-            self.stores[side].bury(row, &mut self.keys);
+            self.stores[side].bury(row, &mut self.keys)?;
         }
         if self.timing == Timing::AtOnce {
             self.flush(output)?;
@@ -309,13 +338,17 @@ impl Join {
     }
 
     /// Adds the pairs to the counts of both sides.
-    fn count(&mut self, cursor: &Cursor, pairs: &Pairs) {
+    fn count(&mut self, cursor: &mut Cursor, pairs: &Pairs) {
         let [left, right] = &mut self.stores;
         let (own, other) = match cursor.side {
             Side::Left => (left, right),
             Side::Right => (right, left),
         };
-        if let Some(counted) = &mut own.counted {
+        if let Some(matched) = &mut cursor.passing {
+            for (&row, &partner) in pairs.rows.iter().zip(&pairs.partners) {
+                matched[row as usize] += other.weight[partner as usize];
+            }
+        } else if let Some(counted) = &mut own.counted {
             for (&row, &partner) in pairs.rows.iter().zip(&pairs.partners) {
                 if cursor.stored.uncounted[row as usize] {
                     let row = cursor.stored.rows[row as usize];
@@ -330,6 +363,53 @@ impl Join {
                 other.changed.insert(partner);
             }
         }
+    }
+
+    /// Shows rows that were not stored, as far as they are shown by themselves.
+    fn show_passed(&self, cursor: &Cursor, output: &mut Output) -> Result<()> {
+        let Some(matched) = &cursor.passing else {
+            return Ok(());
+        };
+        let shown = |&row: &u32| self.spec.kind.shows_alone(matched[row as usize] > 0);
+        let rows: Vec<u32> = (0..matched.len() as u32).filter(shown).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let marks = || rows.iter().map(|&row| matched[row as usize] > 0).collect();
+        let indices = UInt32Array::from(rows.clone());
+        let own = take_columns(&cursor.columns, &indices)?;
+        let own = |column: usize| Arc::clone(&own[column]);
+        let columns = self.alone_columns(cursor.side, rows.len(), own, marks);
+        output.data(Chunk {
+            rows: batch_of(&self.output, columns, rows.len())?,
+            weights: weights_from(rows.iter().map(|&row| cursor.weight(row)).collect()),
+            event_time: cursor.times.as_ref().map(|times| take_buffer(times, &indices)),
+            key_hashes: None,
+        });
+        Ok(())
+    }
+
+    /// Rows of `side` get no partner any more: shows those that are shown by themselves, and forgets all.
+    fn release(&mut self, side: Side, output: &mut Output) -> Result<()> {
+        if self.stores[side.index()].counted.is_none() {
+            // What a checkpoint holds of them is read and dropped again at the next start.
+            self.stores[side.index()].clear(&mut self.keys);
+            return Ok(());
+        }
+        let rows: Vec<u32> = self.stores[side.index()].live().collect();
+        match self.timing {
+            Timing::WhenDone => {
+                for rows in rows.chunks(CHUNK_ROWS_TARGET) {
+                    self.show_done(side, rows, output)?;
+                }
+            }
+            Timing::AtBarrier | Timing::AtOnce => self.flush(output)?,
+        }
+        // A checkpoint must not hold what was shown.
+        for row in rows {
+            self.stores[side.index()].forget(row, &mut self.keys)?;
+        }
+        Ok(())
     }
 
     fn pair_chunk(&self, cursor: &Cursor, pairs: &Pairs) -> Result<Chunk> {
@@ -409,7 +489,7 @@ impl Join {
         gone.marks.append(&mut new.marks);
         self.show(side, gone, output)?;
         for &row in rows {
-            self.stores[side.index()].bury(row, &mut self.keys);
+            self.stores[side.index()].bury(row, &mut self.keys)?;
         }
         Ok(())
     }
@@ -426,12 +506,12 @@ impl Join {
             .filter(|of| of.side == side)
             .map(|of| of.column)
             .collect();
-        let mut own = store.rows.gather_columns(&wanted, &alone.rows).into_iter();
+        let mut own = store.rows.gather(&wanted, &alone.rows)?.into_iter();
         let rows = alone.rows.len();
         let own = |_| own.next().expect("one was gathered for each column of this side");
         let event_time = match self.tracks_time {
             true => {
-                let times = store.rows.gather_columns(&[self.time_column(side).column], &alone.rows);
+                let times = store.rows.gather(&[self.time_column(side).column], &alone.rows)?;
                 Some(as_int64(&times[0])?.values().clone())
             }
             false => None,
@@ -454,30 +534,37 @@ impl Join {
                 if done.is_empty() {
                     break;
                 }
-                if self.timing == Timing::WhenDone
-                    && let Some(counted) = &self.stores[side.index()].counted
-                {
-                    let mut alone = Alone::default();
-                    for &row in &done {
-                        let matched = counted.is_matched(row);
-                        if self.spec.kind.shows_alone(matched) {
-                            alone.add(row, self.stores[side.index()].weight[row as usize], matched);
-                        }
-                    }
-                    self.show(side, alone, output)?;
+                if self.timing == Timing::WhenDone {
+                    self.show_done(side, &done, output)?;
                 }
                 for row in done {
-                    self.stores[side.index()].drop_done(row, &mut self.keys);
+                    self.stores[side.index()].drop_done(row, &mut self.keys)?;
                 }
             }
         }
         Ok(())
     }
 
+    /// Shows rows that no partner can come for.
+    fn show_done(&self, side: Side, rows: &[u32], output: &mut Output) -> Result<()> {
+        let store = &self.stores[side.index()];
+        let Some(counted) = &store.counted else {
+            return Ok(());
+        };
+        let mut alone = Alone::default();
+        for &row in rows {
+            let matched = counted.is_matched(row);
+            if self.spec.kind.shows_alone(matched) {
+                alone.add(row, store.weight[row as usize], matched);
+            }
+        }
+        self.show(side, alone, output)
+    }
+
     /// Forgets rows that nothing happened to for the TTL.
-    fn expire_by_age(&mut self) {
+    fn expire_by_age(&mut self) -> Result<()> {
         let Some(ttl_ms) = ttl_of(&self.spec) else {
-            return;
+            return Ok(());
         };
         let ttl_ms = i64::try_from(ttl_ms).unwrap_or(i64::MAX);
         let deadline = self.clock.now_millis().saturating_sub(ttl_ms);
@@ -491,10 +578,11 @@ impl Join {
                 let is_old = stamp.is_some_and(|&stamp| stamp <= deadline);
                 // Below zero at a barrier is what remains of the retraction of a forgotten row.
                 if store.is_live(row) && (is_old || store.weight[row as usize] < 0) {
-                    store.forget(row, &mut self.keys);
+                    store.forget(row, &mut self.keys)?;
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -550,7 +638,7 @@ impl Operator for Join {
         let chunk = self.without_late(side, chunk)?;
         let chunk = self.without_unmatchable(side, chunk, output)?;
         if !chunk.is_empty() {
-            self.cursor = Some(self.store(side, &chunk)?);
+            self.cursor = Some(self.begin(side, &chunk)?);
             self.step(output)?;
         }
         Ok(())
@@ -578,8 +666,13 @@ impl Operator for Join {
 
     fn on_barrier(&mut self, _barrier: Barrier, output: &mut Output) -> Result<()> {
         self.flush(output)?;
-        self.expire_by_age();
-        Ok(())
+        self.expire_by_age()
+    }
+
+    fn on_input_end(&mut self, input: usize, output: &mut Output) -> Result<()> {
+        let side = Side::BOTH[input];
+        self.ended[input] = true;
+        self.release(side.other(), output)
     }
 
     fn on_end(&mut self, output: &mut Output) -> Result<()> {

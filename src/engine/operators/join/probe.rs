@@ -17,6 +17,8 @@ pub(super) struct Cursor {
     /// Event time, when the output has one.
     pub times: Option<ScalarBuffer<i64>>,
     pub stored: Stored,
+    /// Of rows that are not stored, and of which some may be shown by themselves: weights of the partners of each, summed.
+    pub passing: Option<Vec<i64>>,
     keys: Vec<u32>,
     /// The row whose partners come next, and the partner to begin with; `None`: its first.
     at: usize,
@@ -48,9 +50,18 @@ impl Cursor {
             weights: None,
             times: None,
             stored,
+            passing: None,
             keys,
             at: 0,
             partner: None,
+        }
+    }
+
+    /// For rows that are not stored.
+    pub fn passing(side: Side, columns: Vec<ArrayRef>, keys: Vec<u32>, matched: Option<Vec<i64>>) -> Cursor {
+        Cursor {
+            passing: matched,
+            ..Cursor::new(side, columns, keys, Stored::default())
         }
     }
 
@@ -93,7 +104,7 @@ impl Cursor {
             .filter(|column| column.side == self.side)
             .map(|column| ArrayRef::clone(&self.columns[column.column]))
             .collect();
-        let mut theirs = other.rows.gather_columns(&theirs, &pairs.partners).into_iter();
+        let mut theirs = other.rows.gather(&theirs, &pairs.partners)?.into_iter();
         let mut mine = take_columns(&mine, &UInt32Array::from(pairs.rows.clone()))?.into_iter();
         let columns = wanted.iter().filter_map(|column| {
             if column.side == self.side {

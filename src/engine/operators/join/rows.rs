@@ -1,4 +1,5 @@
-//! The rows that one side of a join holds: each distinct row once, with how often it counts.
+//! The rows that one side of a join holds: each distinct row once, with how often it counts; or, of a side that only grows and of
+//! which no row is shown by itself, each row as it came.
 //!
 //! A row has a number; columns by number hold its key, weight, partners. Rows of one key are a doubly linked list, so that a
 //! probe walks exactly the rows of its key and a retraction unlinks without a search. Rows that count zero are in no list;
@@ -6,15 +7,14 @@
 //!
 //! Invariants: a row is linked exactly when its weight is not zero; `matches` is right for linked rows only.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-
 use arrow::array::ArrayRef;
 use arrow::datatypes::DataType;
 
 use crate::engine::operator::Result;
 use crate::engine::operators::bits::Bits;
-use crate::engine::operators::keys::{GroupKeys, key_hashes};
+use crate::engine::operators::join::due_rows::DueRows;
+use crate::engine::operators::join::row_columns::RowColumns;
+use crate::engine::operators::keys::GroupKeys;
 
 /// No row.
 pub(super) const NONE: u32 = u32::MAX;
@@ -32,6 +32,12 @@ impl SharedKeys {
             table: GroupKeys::new(types)?,
             rows: Vec::new(),
         })
+    }
+
+    /// The number of each row's key; [`NONE`] of one that no row has.
+    pub fn find(&self, columns: &[ArrayRef], hashes: &[u64]) -> Vec<u32> {
+        let found = self.table.lookup(columns, hashes);
+        found.into_iter().map(|key| key.unwrap_or(NONE)).collect()
     }
 
     /// The number of each row's key.
@@ -97,11 +103,12 @@ pub(super) struct StoreOptions {
     pub tracks_touched: bool,
     pub timed: bool,
     pub stamped: bool,
+    /// Rows never go before they are done: none is looked for by what it is.
+    pub only_grows: bool,
 }
 
 pub(super) struct RowStore {
-    /// Whole rows to row numbers.
-    pub rows: GroupKeys,
+    pub rows: RowColumns,
     known: Bits,
     pub key: Vec<u32>,
     next: Vec<u32>,
@@ -113,7 +120,7 @@ pub(super) struct RowStore {
     /// When no partner can come any more.
     pub done: Option<Vec<i64>>,
     /// By that moment; entries of rows that are gone, or of others that got their number, are skipped when they are due.
-    due: BinaryHeap<Reverse<(i64, u32)>>,
+    due: DueRows,
     /// Wall-clock milliseconds of the last change.
     pub stamps: Option<Vec<i64>>,
     /// Differs from the last snapshot.
@@ -136,6 +143,7 @@ pub(super) struct NewRows<'a> {
 }
 
 /// What became of them.
+#[derive(Default)]
 pub(super) struct Stored {
     pub rows: Vec<u32>,
     /// For each row of the chunk, whether its partners are yet to be counted.
@@ -147,7 +155,7 @@ pub(super) struct Stored {
 impl RowStore {
     pub fn new(types: &[DataType], options: StoreOptions) -> Result<RowStore> {
         Ok(RowStore {
-            rows: GroupKeys::new(types)?,
+            rows: RowColumns::new(types, options.only_grows)?,
             known: Bits::default(),
             key: Vec::new(),
             next: Vec::new(),
@@ -159,7 +167,7 @@ impl RowStore {
                 ..Counted::default()
             }),
             done: options.timed.then(Vec::new),
-            due: BinaryHeap::new(),
+            due: DueRows::default(),
             stamps: options.stamped.then(Vec::new),
             changed: Bits::default(),
             persisted: Bits::default(),
@@ -201,8 +209,7 @@ impl RowStore {
 
     /// The numbers of whole rows; what is new counts zero.
     pub fn intern(&mut self, columns: &[ArrayRef], keys: &[u32], shared: &mut SharedKeys) -> Result<Vec<u32>> {
-        let hashes = key_hashes(columns, keys.len(), None);
-        let rows = self.rows.intern(columns, &hashes)?;
+        let rows = self.rows.add(columns, keys.len())?;
         self.grow(shared.table.capacity());
         for (&row, &key) in rows.iter().zip(keys) {
             if self.known.insert(row) {
@@ -262,7 +269,7 @@ impl RowStore {
                 && before == 0
             {
                 column[row as usize] = done[at];
-                self.due.push(Reverse((done[at], row)));
+                self.due.add(done[at], row);
             }
             if let Some(stamps) = &mut self.stamps {
                 stamps[row as usize] = new.now;
@@ -324,26 +331,26 @@ impl RowStore {
 
     /// A row that counts zero, and of which nothing is shown, is forgotten: at once, or with the next snapshot when the last
     /// one holds it.
-    pub fn bury(&mut self, row: u32, shared: &mut SharedKeys) {
+    pub fn bury(&mut self, row: u32, shared: &mut SharedKeys) -> Result<()> {
         if !self.known.contains(row) || self.weight[row as usize] != 0 {
-            return;
+            return Ok(());
         }
         if self
             .counted
             .as_ref()
             .is_some_and(|counted| counted.shown[row as usize] != 0)
         {
-            return;
+            return Ok(());
         }
         if self.persisted.contains(row) {
             self.dying.push(row);
-        } else {
-            self.free(row, shared);
+            return Ok(());
         }
+        self.free(row, shared)
     }
 
     /// Forgets a row whatever it counts, without a word; storage forgets it with the next snapshot.
-    pub fn forget(&mut self, row: u32, shared: &mut SharedKeys) {
+    pub fn forget(&mut self, row: u32, shared: &mut SharedKeys) -> Result<()> {
         if self.weight[row as usize] != 0 {
             self.unlink(row);
             self.weight[row as usize] = 0;
@@ -351,34 +358,57 @@ impl RowStore {
         if let Some(counted) = &mut self.counted {
             counted.shown[row as usize] = 0;
         }
-        self.bury(row, shared);
+        self.bury(row, shared)
     }
 
     /// Forgets a row at once: storage does not hold it, or knows by itself that it is dead.
-    pub fn drop_done(&mut self, row: u32, shared: &mut SharedKeys) {
+    pub fn drop_done(&mut self, row: u32, shared: &mut SharedKeys) -> Result<()> {
         if self.weight[row as usize] != 0 {
             self.unlink(row);
             self.weight[row as usize] = 0;
         }
-        self.free(row, shared);
+        self.free(row, shared)
     }
 
-    fn free(&mut self, row: u32, shared: &mut SharedKeys) {
+    fn free(&mut self, row: u32, shared: &mut SharedKeys) -> Result<()> {
         self.known.remove(row);
         self.changed.remove(row);
         self.persisted.remove(row);
-        self.rows.remove(row);
+        self.rows.remove(row)?;
         shared.release(self.key[row as usize]);
+        Ok(())
+    }
+
+    /// Forgets all rows without a word; what storage holds of them is not taken back.
+    pub fn clear(&mut self, shared: &mut SharedKeys) {
+        for row in 0..self.capacity() as u32 {
+            if self.known.contains(row) {
+                shared.release(self.key[row as usize]);
+            }
+        }
+        self.rows.clear();
+        for column in [&mut self.key, &mut self.next, &mut self.previous] {
+            *column = Vec::new();
+        }
+        self.head.fill(NONE);
+        self.weight = Vec::new();
+        for column in [&mut self.done, &mut self.stamps].into_iter().flatten() {
+            *column = Vec::new();
+        }
+        self.due.clear();
+        for bits in [&mut self.known, &mut self.changed, &mut self.persisted] {
+            bits.clear();
+        }
+        self.dying.clear();
+        self.linked = 0;
     }
 
     /// Rows that no partner can come for at `watermark`, in order of that moment; at most `most`.
     pub fn take_done(&mut self, watermark: i64, most: usize) -> Vec<u32> {
         let mut rows = Vec::new();
         while rows.len() < most
-            && let Some(&Reverse((moment, row))) = self.due.peek()
-            && moment <= watermark
+            && let Some((moment, row)) = self.due.take(watermark)
         {
-            self.due.pop();
             let is_it = self.known.contains(row)
                 && self.done.as_ref().is_some_and(|done| done[row as usize] == moment)
                 && self.in_chunk.insert(row);
@@ -401,10 +431,8 @@ impl RowStore {
         dead
     }
 
-    pub fn free_dead(&mut self, dead: &[u32], shared: &mut SharedKeys) {
-        for &row in dead {
-            self.free(row, shared);
-        }
+    pub fn free_dead(&mut self, dead: &[u32], shared: &mut SharedKeys) -> Result<()> {
+        dead.iter().try_for_each(|&row| self.free(row, shared))
     }
 
     /// Puts a row back as a snapshot holds it.
@@ -420,7 +448,7 @@ impl RowStore {
         if let (Some(column), Some(done)) = (&mut self.done, done) {
             column[row as usize] = done;
             if before == 0 {
-                self.due.push(Reverse((done, row)));
+                self.due.add(done, row);
             }
         }
     }
@@ -442,7 +470,7 @@ impl RowStore {
         self.rows.memory_bytes()
             + (self.weight.capacity() + longs) * 8
             + (self.key.capacity() + self.next.capacity() + self.previous.capacity() + self.head.capacity()) * 4
-            + self.due.len() * 16
+            + self.due.memory_bytes()
             + counted
             + self.changed.memory_bytes()
             + self.persisted.memory_bytes()

@@ -1,6 +1,6 @@
 //! How the rows of a join are written down and read back.
 //!
-//! Tables `left` and `right`, of which the whole row is the key: columns `c0..` of the input (last the event time, where the
+//! Tables `left` and `right`, of which the whole row is the key (rows of a side that only grows may be there several times): columns `c0..` of the input (last the event time, where the
 //! output has one), `weight`, for a side whose partners are counted `matches`, with a TTL `touched` (wall-clock milliseconds).
 //! In a join bounded by time they expire: `_time` is the moment at which the row is done, so a row with `_time` at or before
 //! the watermark is dead. Table `watermark` (broadcast) is how far the join has come, so that late rows stay late.
@@ -106,7 +106,7 @@ impl SideTable {
             store.persisted.insert(row);
         }
         store.changed.clear();
-        store.free_dead(&dead, keys);
+        store.free_dead(&dead, keys)?;
         Ok(TableWrite {
             table: self.name,
             kind: self.kind,
@@ -131,7 +131,7 @@ impl SideTable {
         let of = |values: &[i64]| int64(rows.iter().map(|&row| values[row as usize]).collect());
         columns.extend(store.done.as_deref().map(of));
         let all: Vec<usize> = (0..self.columns).collect();
-        columns.extend(store.rows.gather_columns(&all, rows));
+        columns.extend(store.rows.gather(&all, rows)?);
         if op == OP_PUT {
             columns.push(of(&store.weight));
             columns.extend(store.counted.as_ref().map(|counted| of(&counted.matches)));
@@ -181,7 +181,7 @@ impl SideTable {
             let weight = weights.filter(|_| is_put).map_or(0, |weights| weights.value(at));
             if weight == 0 {
                 if store.is_known(row) {
-                    store.drop_done(row, keys);
+                    store.drop_done(row, keys)?;
                 }
                 continue;
             }

@@ -269,3 +269,54 @@ fn a_bounded_row_without_a_time_has_no_partner() {
     check(&mut left, "W 50\nL+ null 1\nR+ null 1", "W 40\n+ null 1 null null");
     assert_eq!(left.operator().late_rows(), 0);
 }
+
+#[test]
+fn rows_are_not_kept_for_an_input_that_has_ended() {
+    let mut inner = kept(JoinKind::Inner);
+    check(&mut inner, "L+ 1 10\nR+ 1 100\nR+ 2 200", "+ 1 10 1 100");
+    check(&mut inner, "C 1\nX R", "");
+    assert_eq!(inner.operator().state_size().rows, 2);
+    check(&mut inner, "L+ 2 20\nL+ 3 30\nL- 1 10", "+ 2 20 2 200\n- 1 10 1 100");
+    assert_eq!(inner.operator().state_size().rows, 2);
+    // The checkpoint may still have them; they go again when that input ends again.
+    check(&mut inner, "C 2\nR\nX R\nL+ 2 21", "+ 2 21 2 200");
+    assert_eq!(inner.operator().state_size().rows, 2);
+}
+
+#[test]
+fn rows_without_partner_are_shown_at_once_when_no_partner_can_come() {
+    let mut full = kept(JoinKind::Full);
+    check(&mut full, "L+ 1 10\nL+ 5 50\nR+ 1 100\nR+ 2 200", "+ 1 10 1 100");
+    check(&mut full, "C 1", "+ 5 50 null null\n+ null null 2 200");
+    check(&mut full, "L+ 6 60", "");
+    check(&mut full, "X R", "+ 6 60 null null");
+    check(
+        &mut full,
+        "L+ 2 20\nL+ 7 70\nL- 5 50",
+        "+ 2 20 2 200\n+ 7 70 null null\n- 5 50 null null",
+    );
+    check(&mut full, "C 2", "- null null 2 200");
+    // Nothing is shown again after a restart.
+    check(&mut full, "R\nX R\nC 3", "");
+    check(&mut full, "L- 2 20\nB 4", "- 2 20 2 200\n+ null null 2 200");
+
+    let mut mark = kept(JoinKind::Mark(Side::Left));
+    check(
+        &mut mark,
+        "R+ 1 100\nX R\nL+ 1 10\nL+ 2 20",
+        "+ 1 10 true\n+ 2 20 false",
+    );
+    let mut anti = kept(JoinKind::Anti(Side::Right));
+    check(&mut anti, "L+ 1 10\nX L\nR+ 1 100\nR+ 2 200", "+ 2 200");
+}
+
+#[test]
+fn rows_bounded_by_time_are_shown_when_the_other_input_ends() {
+    let mut spec = interval(join(JoinKind::Left, &timed(), 1), 5, 10);
+    spec.residual = None;
+    let mut left = JoinHarness::new(spec, Some(0), context(0, 1));
+    check(&mut left, "L+ 100 1\nL+ 101 2\nR+ 105 1\nC 1", "+ 100 1 105 1");
+    check(&mut left, "X R", "+ 101 2 null null");
+    check(&mut left, "L+ 103 1\nL+ 104 3", "+ 103 1 105 1\n+ 104 3 null null");
+    check(&mut left, "C 2\nR\nX R\nW 1000\nE", "W 990");
+}
