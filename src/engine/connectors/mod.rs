@@ -14,6 +14,7 @@ pub mod impulse;
 pub mod lookup;
 pub mod nexmark;
 pub mod options;
+pub mod postgres;
 pub(crate) mod rate;
 pub mod single_file;
 pub mod stdout;
@@ -418,6 +419,7 @@ pub static REGISTRY: &[&dyn Connector] = &[
     &filesystem::Filesystem,
     &impulse::Impulse,
     &nexmark::Nexmark,
+    &postgres::Postgres,
     &single_file::SingleFile,
     &stdout::Stdout,
 ];
