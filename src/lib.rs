@@ -22,6 +22,7 @@ pub mod logging;
 pub mod metrics;
 pub mod options;
 pub mod planner;
+pub mod postgres;
 pub mod server;
 pub mod shell;
 pub mod spawn;

@@ -75,6 +75,24 @@ const DESCRIPTIONS: &[(Kind, &str, Unit, &str)] = &[
     ),
     (
         Kind::Counter,
+        "laminar_lookup_hits_total",
+        Unit::Count,
+        "keys of chunks whose lookup was answered, or under way, already",
+    ),
+    (
+        Kind::Counter,
+        "laminar_lookup_misses_total",
+        Unit::Count,
+        "keys of chunks that a system outside was asked for",
+    ),
+    (
+        Kind::Histogram,
+        "laminar_lookup_seconds",
+        Unit::Seconds,
+        "time until a lookup was answered, repetitions included",
+    ),
+    (
+        Kind::Counter,
         "laminar_panics_total",
         Unit::Count,
         "bugs that were contained, by component",

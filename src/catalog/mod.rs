@@ -13,7 +13,6 @@ pub mod memory;
 mod migrations;
 pub mod objects;
 pub mod postgres;
-mod postgres_tls;
 pub mod secrets;
 pub mod snapshot;
 mod sql_store;

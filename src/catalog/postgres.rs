@@ -8,114 +8,34 @@
 //! what the server's `synchronous_commit` gives.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
-use tokio_postgres::config::SslMode;
+use deadpool_postgres::{Object, Pool, PoolError};
 use tokio_postgres::error::SqlState as PostgresState;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::catalog::error::{Error, Result};
 use crate::catalog::migrations::{migration_error, runner};
-use crate::catalog::postgres_tls::{Verification, client_config};
 use crate::catalog::sql_store::{Access, SqlDriver, SqlRow, SqlStore, SqlTransaction, SqlValue};
 use crate::catalog::store::CatalogStore;
+use crate::postgres::{Address, AddressError, CONNECT_TIMEOUT, with_source};
 
 const CONNECTIONS_MAX: usize = 8;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// `laminar` in ASCII; servers that start together migrate one after the other.
 const MIGRATION_LOCK: &str = "SELECT pg_advisory_lock(30506445471277426)";
 const MIGRATION_UNLOCK: &str = "SELECT pg_advisory_unlock(30506445471277426)";
 
 /// The store at `url`: `postgres://user:password@host:port/database?sslmode=..`. Connects at the first use.
 pub fn open(url: &str) -> Result<Arc<dyn CatalogStore>> {
-    let address = Address::parse(url)?;
-    let tls = MakeRustlsConnect::new(client_config(&address.verification)?);
-    let manager_config = ManagerConfig {
-        recycling_method: RecyclingMethod::Fast,
-    };
-    let pool = Pool::builder(Manager::from_config(address.config, tls, manager_config))
-        .max_size(CONNECTIONS_MAX)
-        .runtime(Runtime::Tokio1)
-        .timeouts(Timeouts {
-            wait: Some(CONNECT_TIMEOUT),
-            create: Some(CONNECT_TIMEOUT),
-            recycle: Some(CONNECT_TIMEOUT),
-        })
-        .build()
-        .map_err(|error| Error::Internal(error.to_string()))?;
+    let address = Address::parse(url).map_err(invalid_url)?;
+    let pool = address.pool(CONNECTIONS_MAX).map_err(invalid_url)?;
     Ok(Arc::new(SqlStore::new(PostgresDriver { pool })))
 }
 
-struct Address {
-    config: tokio_postgres::Config,
-    verification: Verification,
-}
-
-impl Address {
-    /// The parameters that the client library does not know are taken out first.
-    fn parse(text: &str) -> Result<Address> {
-        let mut url = url::Url::parse(text).map_err(|error| invalid_url(text, error.to_string()))?;
-        let mut mode = None;
-        let mut root_certificates = None;
-        let mut rest = Vec::new();
-        for (name, value) in url.query_pairs() {
-            match name.as_ref() {
-                "sslmode" => mode = Some(value.into_owned()),
-                "sslrootcert" => root_certificates = Some(value.into_owned()),
-                _ => rest.push((name.into_owned(), value.into_owned())),
-            }
-        }
-        url.set_query(None);
-        if !rest.is_empty() {
-            url.query_pairs_mut().extend_pairs(rest);
-        }
-        let mut config: tokio_postgres::Config = url
-            .as_str()
-            .parse()
-            .map_err(|error: tokio_postgres::Error| invalid_url(text, with_source(&error)))?;
-        let (ssl_mode, check_name) = match mode.as_deref() {
-            Some("disable") => (SslMode::Disable, false),
-            None | Some("prefer" | "allow") => (SslMode::Prefer, false),
-            Some("require" | "verify-ca") => (SslMode::Require, false),
-            Some("verify-full") => (SslMode::Require, true),
-            Some(other) => return Err(invalid_url(text, format!("there is no sslmode \"{other}\""))),
-        };
-        let verification = match (mode.as_deref(), root_certificates) {
-            (Some("verify-ca" | "verify-full"), None) => {
-                return Err(invalid_url(
-                    text,
-                    "sslmode verify-ca and verify-full need sslrootcert".into(),
-                ));
-            }
-            (_, Some(path)) => Verification::Roots { path, check_name },
-            (_, None) => Verification::None,
-        };
-        config.ssl_mode(ssl_mode);
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
-        }
-        if config.get_application_name().is_none() {
-            config.application_name("laminar");
-        }
-        Ok(Address { config, verification })
+fn invalid_url(error: AddressError) -> Error {
+    Error::InvalidStoreUrl {
+        url: error.address,
+        reason: error.reason,
     }
-}
-
-/// The address without its password.
-fn invalid_url(text: &str, reason: String) -> Error {
-    let shown = match url::Url::parse(text) {
-        Ok(mut url) => {
-            if url.password().is_some() {
-                // Only refused for addresses that cannot have a password, and this one has.
-                let _ = url.set_password(Some("***"));
-            }
-            url.to_string()
-        }
-        Err(_) => text.split(':').next().unwrap_or_default().to_owned(),
-    };
-    Error::InvalidStoreUrl { url: shown, reason }
 }
 
 struct PostgresDriver {
@@ -287,14 +207,6 @@ fn postgres_error(action: &'static str, error: &tokio_postgres::Error) -> Error 
     Error::Store { action, reason }
 }
 
-/// The client library says "db error" or "error connecting to server"; what the matter is stands in the source.
-fn with_source(error: &tokio_postgres::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -344,10 +256,8 @@ mod tests {
     }
 
     fn driver_of(url: &str) -> PostgresDriver {
-        let address = Address::parse(url).unwrap();
-        let tls = MakeRustlsConnect::new(client_config(&address.verification).unwrap());
-        let pool = Pool::builder(Manager::new(address.config, tls)).max_size(1).build();
-        PostgresDriver { pool: pool.unwrap() }
+        let pool = Address::parse(url).unwrap().pool(1).unwrap();
+        PostgresDriver { pool }
     }
 
     async fn is_encrypted(url: &str) -> Result<bool> {

@@ -2,6 +2,9 @@
 //!
 //! One rule keeps memory bounded and order right: new input is taken only when everything that followed from the last
 //! message has been handed on. While an exchange, a sink or a client does not take more, the driver waits for its wake-up.
+//! So it does while the operator behind the channels waits for answers from outside: rows and watermarks may follow meanwhile,
+//! as many as the operator takes, but a barrier or the end of input is held back until nothing waits any more, so that no
+//! checkpoint has to know of questions under way.
 //!
 //! Guarantees: operators see the calls in the order that `operator.rs` promises; a barrier is acknowledged only after all
 //! sinks of the fragment have prepared and their blocking work has succeeded; an error or a panic ends this job and
@@ -19,7 +22,7 @@ use crate::engine::exchange::output::ExchangeOutput;
 use crate::engine::job_context::{BarrierAck, DriverId, JobContext, JobEvent, OperatorPart, PartContent};
 use crate::engine::job_metrics::OperatorMetrics;
 use crate::engine::message::{Barrier, BarrierKind, Message, Watermark};
-use crate::engine::operator::{Operator, Output, OutputItem};
+use crate::engine::operator::{Operator, Output, OutputItem, Waits};
 use crate::engine::shard::{Control, ShardTask, Turn};
 use crate::engine::sink_tail::{SinkProgress, SinkTail};
 use crate::engine::source_head::{HeadItem, SourceHead};
@@ -51,8 +54,10 @@ pub struct Driver {
     barrier: Option<PassingBarrier>,
     /// Which input of the first operator the last chunk came by.
     input: usize,
-    /// The first operator has more to put out for that chunk.
+    /// The first operator has more to put out for that chunk, or an answer may have come for it.
     unfinished: bool,
+    /// A barrier or the end, which waits until the first operator waits for nothing.
+    held: Option<HeadItem>,
     ended: bool,
     end_told: bool,
     served_told: bool,
@@ -107,6 +112,7 @@ impl Driver {
             barrier: None,
             input: 0,
             unfinished: false,
+            held: None,
             ended: false,
             end_told: false,
             served_told: false,
@@ -140,6 +146,8 @@ impl Driver {
     fn work(&mut self) -> Result<Turn, Error> {
         let started = Instant::now();
         let mut rows = 0;
+        // It may be an answer that has woken the driver.
+        self.unfinished |= self.waits() != Waits::Nothing;
         loop {
             if !self.drain()? {
                 self.blocked_since.get_or_insert_with(Instant::now);
@@ -162,7 +170,7 @@ impl Driver {
                 continue;
             }
             self.current = 0;
-            match self.next()? {
+            match self.next_in_order()? {
                 HeadItem::Data(chunk) => {
                     rows += chunk.len();
                     self.stages[0].metrics.add_rows_in(chunk.len());
@@ -188,6 +196,32 @@ impl Driver {
                     }
                 }
             }
+        }
+    }
+
+    /// The next item that may come before what the first operator waits for.
+    fn next_in_order(&mut self) -> Result<HeadItem, Error> {
+        let waits = self.waits();
+        if waits == Waits::Full {
+            return Ok(HeadItem::Nothing(None));
+        }
+        let item = match self.held.take() {
+            Some(held) => held,
+            None => self.next()?,
+        };
+        match item {
+            HeadItem::Barrier(_) | HeadItem::End if waits != Waits::Nothing => {
+                self.held = Some(item);
+                Ok(HeadItem::Nothing(None))
+            }
+            item => Ok(item),
+        }
+    }
+
+    fn waits(&self) -> Waits {
+        match self.stages.get(1).map(|stage| &stage.body) {
+            Some(Body::Operator(operator)) if matches!(self.head, Head::Channels(_)) => operator.waits(),
+            _ => Waits::Nothing,
         }
     }
 

@@ -11,6 +11,8 @@ pub enum Error {
     NoSource { connector: &'static str },
     #[error("connector \"{connector}\" cannot be written to")]
     NoSink { connector: &'static str },
+    #[error("rows cannot be looked up in tables of connector \"{connector}\"")]
+    NoLookup { connector: &'static str },
     /// Wrong options, with everything a client needs already said.
     #[error("{0}")]
     Option(ErrorReport),
@@ -85,7 +87,7 @@ impl Report for Error {
     fn code(&self) -> SqlState {
         match self {
             Error::UnknownConnector { .. } => SqlState::INVALID_PARAMETER_VALUE,
-            Error::NoSource { .. } | Error::NoSink { .. } => SqlState::WRONG_OBJECT_TYPE,
+            Error::NoSource { .. } | Error::NoSink { .. } | Error::NoLookup { .. } => SqlState::WRONG_OBJECT_TYPE,
             Error::Option(report) | Error::Reported(report) => report.code,
             Error::InOperator { source, .. } => source.code(),
             Error::UnknownPipeline { .. } => SqlState::UNDEFINED_TABLE,

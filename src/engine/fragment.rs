@@ -1,7 +1,8 @@
 //! Cuts a job graph into fragments: what one driver runs without any queue in between.
 //!
 //! A node joins the fragment of its input when the edge is `Forward`, it has no other input and both run the same number
-//! of subtasks; otherwise it starts one, and its edges become channels. A fragment is a tree of stages: stage 0 is the
+//! of subtasks; otherwise it starts one, and its edges become channels. So does a node that may wait for answers from outside,
+//! which then hold back nothing but what follows from its own input. A fragment is a tree of stages: stage 0 is the
 //! head (source, values, or the merge of channels), each other stage has one parent.
 //!
 //! Pure: no threads, no I/O.
@@ -157,7 +158,7 @@ fn fused_input(graph: &JobGraph, node: &GraphNode) -> Option<usize> {
         return None;
     };
     let fused = edge.exchange == Exchange::Forward
-        && !matches!(node.operator, OperatorSpec::Union)
+        && !matches!(node.operator, OperatorSpec::Union | OperatorSpec::LookupJoin(_))
         && graph.nodes[edge.from].parallelism == node.parallelism;
     fused.then_some(edge.from)
 }

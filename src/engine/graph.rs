@@ -14,6 +14,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::engine::connectors::ConnectorTable;
 use crate::engine::join_spec::JoinSpec;
+use crate::engine::lookup_join_spec::LookupJoinSpec;
 use crate::engine::over_spec::OverSpec;
 use crate::engine::top_n_spec::TopNSpec;
 use crate::ids::OperatorId;
@@ -83,6 +84,7 @@ pub enum OperatorSpec {
     Unnest(UnnestSpec),
     Union,
     Join(Box<JoinSpec>),
+    LookupJoin(Box<LookupJoinSpec>),
     TopN(TopNSpec),
     WindowAggregate(WindowAggregateSpec),
     UpdatingAggregate(AggregateSpec),
@@ -278,6 +280,7 @@ impl OperatorSpec {
             OperatorSpec::Unnest(_) => "unnest",
             OperatorSpec::Union => "union",
             OperatorSpec::Join(spec) => spec.name(),
+            OperatorSpec::LookupJoin(_) => "lookup_join",
             OperatorSpec::TopN(_) => "top_n",
             OperatorSpec::WindowAggregate(_) => "window_aggregate",
             OperatorSpec::UpdatingAggregate(_) => "updating_aggregate",

@@ -6,11 +6,12 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::engine::client_tail::ClientQueue;
+use crate::engine::connectors::Wake;
 use crate::engine::dead_letters::DeadLetters;
 use crate::engine::error::Error;
 use crate::engine::fragment::FragmentPlan;
 use crate::engine::graph::{GraphNode, JobGraph, StreamShape};
-use crate::engine::job_metrics::JobMetrics;
+use crate::engine::job_metrics::{JobMetrics, OperatorMetrics};
 use crate::engine::message::Barrier;
 use crate::engine::operator::Operator;
 use crate::engine::results::history::ResultHistory;
@@ -50,6 +51,18 @@ pub struct OperatorPlace<'a> {
     pub parallelism: u32,
     pub key_groups: KeyGroups,
     pub clock: Arc<dyn Clock>,
+    pub outside: Outside,
+}
+
+/// How an operator asks systems outside without waiting for them.
+#[derive(Clone)]
+pub struct Outside {
+    /// Where questions run.
+    pub runtime: tokio::runtime::Handle,
+    /// To be called when an answer has come.
+    pub waker: Arc<dyn Wake>,
+    /// To say what is waited for.
+    pub metrics: Arc<OperatorMetrics>,
 }
 
 /// The state that a run starts from.

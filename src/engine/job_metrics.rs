@@ -2,8 +2,8 @@
 //!
 //! Not guaranteed: that counters of one operator are of the same instant. They start at zero with every run.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::engine::graph::JobGraph;
@@ -24,6 +24,7 @@ pub struct OperatorMetrics {
     state_rows: AtomicU64,
     state_bytes: AtomicU64,
     watermark: Time,
+    waits_for: Mutex<Option<String>>,
 }
 
 /// A time that may not be known.
@@ -72,6 +73,15 @@ impl OperatorMetrics {
         self.state_rows.store(size.rows, Ordering::Relaxed);
         self.state_bytes.store(size.bytes, Ordering::Relaxed);
         self.late_rows.store(late_rows, Ordering::Relaxed);
+    }
+
+    /// What of the outside holds the subtask up, in words for people; `None`: nothing does.
+    pub fn set_waits_for(&self, what: Option<String>) {
+        *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    pub fn waits_for(&self) -> Option<String> {
+        self.waits_for.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn read(&self) -> SubtaskStatus {
@@ -136,6 +146,8 @@ pub struct OperatorStatus {
     pub name: &'static str,
     pub description: String,
     pub subtasks: Vec<SubtaskStatus>,
+    /// What holds one of them up.
+    pub waits_for: Option<String>,
 }
 
 impl OperatorStatus {
@@ -186,6 +198,7 @@ impl JobMetrics {
             name: operator.name,
             description: operator.description.clone(),
             subtasks: operator.subtasks.iter().map(|metrics| metrics.read()).collect(),
+            waits_for: operator.subtasks.iter().find_map(|metrics| metrics.waits_for()),
         });
         operators.collect()
     }
@@ -208,6 +221,7 @@ mod tests {
             name: "filter",
             description: String::new(),
             subtasks: vec![first.read(), second.read()],
+            waits_for: None,
         };
         assert_eq!(status.total().rows_in, 11);
         assert_eq!(status.total().watermark, None);

@@ -21,6 +21,7 @@ pub mod internal_tables;
 pub mod job_context;
 pub mod job_metrics;
 pub mod join_spec;
+pub mod lookup_join_spec;
 pub mod message;
 pub mod operator;
 pub mod operators;

@@ -26,6 +26,12 @@ pub trait Operator: Send {
         Ok(false)
     }
 
+    /// Whether something that was given to it waits for an answer from outside. The waker that the operator was built with calls
+    /// for a [`resume`](Operator::resume) when one has come.
+    fn waits(&self) -> Waits {
+        Waits::Nothing
+    }
+
     /// The combined watermark of all inputs advanced (or went idle). The default passes it on.
     fn on_watermark(&mut self, watermark: Watermark, output: &mut Output) -> Result<()> {
         output.watermark(watermark);
@@ -66,6 +72,17 @@ pub trait Operator: Send {
     fn late_rows(&self) -> u64 {
         0
     }
+}
+
+/// Whether an operator waits for an answer from outside; only one that reads channels may, as with `resume`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    Nothing,
+    /// Rows and watermarks may follow meanwhile, which the operator keeps in order. A barrier and the end of input may not:
+    /// the driver holds them back.
+    TakesMore,
+    /// Nothing may follow.
+    Full,
 }
 
 /// How much an operator keeps, for views and metrics.

@@ -16,7 +16,7 @@ use crate::engine::exchange::output::ExchangeOutput;
 use crate::engine::exchange::partition::Partitioner;
 use crate::engine::fragment::{Fragment, FragmentHead};
 use crate::engine::graph::{Exchange, GraphNode, OperatorSpec, SinkSpec, SourceSpec};
-use crate::engine::job_context::{DriverId, JobContext, JobEvent, OperatorPlace, RestorePoint};
+use crate::engine::job_context::{DriverId, JobContext, JobEvent, OperatorPlace, Outside, RestorePoint};
 use crate::engine::job_metrics::OperatorMetrics;
 use crate::engine::message::Barrier;
 use crate::engine::shard::{Control, JobKey, ShardPool, ShardTask, TaskWaker};
@@ -368,6 +368,14 @@ impl DriverParts {
             parallelism: node.parallelism,
             key_groups: context.key_groups,
             clock: Arc::clone(&context.clock),
+            outside: Outside {
+                runtime: context.runtime.clone(),
+                waker: Arc::clone(&self.waker),
+                metrics: match context.graph.nodes.iter().position(|other| other.id == node.id) {
+                    Some(index) => context.metrics.of_subtask(index, self.id.subtask),
+                    None => Arc::default(),
+                },
+            },
         };
         let mut operator = (context.operators)(node, place)?;
         let reader = restored.reader(&node.id, subtask, node.parallelism);

@@ -214,7 +214,7 @@ const CONNECTORS: &str = "name TEXT, title TEXT, direction TEXT, category TEXT, 
 const DEAD_LETTERS: &str = "table_name TEXT, at TIMESTAMPTZ, place TEXT, position BIGINT, error TEXT, raw BYTEA";
 const EVENTS: &str = "at TIMESTAMPTZ, pipeline TEXT, pipeline_schema TEXT, job TEXT, event TEXT, severity TEXT, code TEXT, message TEXT, detail TEXT, hint TEXT";
 const FRESHNESS: &str = "pipeline TEXT, pipeline_schema TEXT, state TEXT, watermark TIMESTAMPTZ, event_lag_seconds DOUBLE, result_epoch BIGINT, checkpoint_epoch BIGINT, checkpoint_age_seconds DOUBLE";
-const OPERATORS: &str = "pipeline TEXT, pipeline_schema TEXT, job TEXT, operator TEXT, name TEXT, description TEXT, parallelism INT, rows_in BIGINT, rows_out BIGINT, bytes_in BIGINT, bytes_out BIGINT, late_rows BIGINT, state_rows BIGINT, state_bytes BIGINT, busy_seconds DOUBLE, blocked_seconds DOUBLE, watermark TIMESTAMPTZ";
+const OPERATORS: &str = "pipeline TEXT, pipeline_schema TEXT, job TEXT, operator TEXT, name TEXT, description TEXT, parallelism INT, rows_in BIGINT, rows_out BIGINT, bytes_in BIGINT, bytes_out BIGINT, late_rows BIGINT, state_rows BIGINT, state_bytes BIGINT, busy_seconds DOUBLE, blocked_seconds DOUBLE, watermark TIMESTAMPTZ, waits_for TEXT";
 const TASKS: &str = "pipeline TEXT, pipeline_schema TEXT, job TEXT, operator TEXT, name TEXT, subtask INT, rows_in BIGINT, rows_out BIGINT, late_rows BIGINT, state_rows BIGINT, state_bytes BIGINT, busy_seconds DOUBLE, blocked_seconds DOUBLE, watermark TIMESTAMPTZ";
 const SESSIONS: &str = "pid INT, user_name TEXT, database TEXT, client_address TEXT, application_name TEXT, connected_at TIMESTAMPTZ, state TEXT, statement TEXT, statement_started_at TIMESTAMPTZ";
 
@@ -275,10 +275,12 @@ fn connectors(_server: &ServerContext, _snapshot: &CatalogSnapshot) -> Vec<Array
         text(all.iter().map(|one| Some(one.name.to_owned()))),
         text(all.iter().map(|one| Some(one.title.to_owned()))),
         text(all.iter().map(|one| {
+            let also = if one.can_look_up() { ", lookup" } else { "" };
             Some(match one.direction {
-                Direction::Source => "source".to_owned(),
-                Direction::Sink => "sink".to_owned(),
-                Direction::Both => "source, sink".to_owned(),
+                Direction::Source => format!("source{also}"),
+                Direction::Sink => format!("sink{also}"),
+                Direction::Both => format!("source, sink{also}"),
+                Direction::Lookup => "lookup".to_owned(),
             })
         })),
         text(all.iter().map(|one| Some(one.category.to_owned()))),
@@ -482,6 +484,7 @@ fn operators(server: &ServerContext, snapshot: &CatalogSnapshot) -> Vec<ArrayRef
         seconds(all.iter().map(|(.., total)| total.busy_nanos)),
         seconds(all.iter().map(|(.., total)| total.blocked_nanos)),
         time(all.iter().map(|(.., total)| total.watermark)),
+        text(all.iter().map(|(_, operator, _)| operator.waits_for.clone())),
     ]
 }
 

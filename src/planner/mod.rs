@@ -28,6 +28,7 @@ pub mod settings;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use bind::lookup_tables::check as check_lookup_table;
 pub use body::{Body, InsertStatement, PipelineBody};
 pub use compile::compile;
 pub use compiled::{Compiled, InferredSink, Notice, Target};

@@ -47,6 +47,7 @@ pub(crate) fn context_with_clock(subtask: u32, parallelism: u32, clock: Arc<dyn 
         parallelism,
         key_groups: KeyGroups::default(),
         clock,
+        outside: None,
         results: Results::default(),
         dead_letters: DeadLetters::default(),
     }

@@ -1,7 +1,8 @@
 //! Runs a job graph on the thread of the test: its real drivers, exchanges and operators, in a random order that a seed gives.
 //!
 //! Barriers come at random places, and so do crashes: everything is dropped and built again, from any checkpoint taken so far, at
-//! another parallelism. Checkpoints stay in memory. The same seed gives the same run, on any machine.
+//! another parallelism. Checkpoints stay in memory. The same seed gives the same run, on any machine; not so of jobs that ask
+//! systems outside, whose answers come when they come.
 //!
 //! Not covered, because other tests do: threads, the files of checkpoints, sinks and their commits.
 
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use rand::rngs::StdRng;
@@ -23,7 +25,7 @@ use crate::engine::dead_letters::DeadLetters;
 use crate::engine::driver::Driver;
 use crate::engine::error::Error;
 use crate::engine::fragment::FragmentPlan;
-use crate::engine::graph::{JobGraph, OperatorSpec};
+use crate::engine::graph::{GraphNode, JobGraph, OperatorSpec};
 use crate::engine::job_context::{
     JobContext, JobEvent, OperatorPart, PartContent, RebasePolicy, RebaseRule, RestorePoint, RestoreSlot,
 };
@@ -428,6 +430,10 @@ impl Run {
             .filter(|at| self.wakers[*at].0.load(Ordering::SeqCst))
             .collect();
         if awake.is_empty() {
+            if self.asks_outside() {
+                // An answer is under way, on another thread.
+                std::thread::sleep(Duration::from_micros(20));
+            }
             return;
         }
         let chosen = awake[random.random_range(0..awake.len())];
@@ -436,6 +442,11 @@ impl Run {
             Turn::Again | Turn::Wait(Some(_)) => self.wakers[chosen].wake(),
             Turn::Wait(None) | Turn::Done => {}
         }
+    }
+
+    fn asks_outside(&self) -> bool {
+        let asks = |node: &GraphNode| matches!(node.operator, OperatorSpec::LookupJoin(_));
+        self.context.graph.nodes.iter().any(asks)
     }
 
     /// The barrier that has passed everything, if one just did.
@@ -486,6 +497,7 @@ fn operators(results: &Results, log: &Arc<Mutex<ChangeLog>>) -> crate::engine::j
             parallelism: place.parallelism,
             key_groups: place.key_groups,
             clock: place.clock,
+            outside: Some(place.outside),
             results: results.clone(),
             dead_letters: DeadLetters::default(),
         };

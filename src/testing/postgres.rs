@@ -90,6 +90,29 @@ impl TestPostgres {
         self.url_of(&name)
     }
 
+    /// Ends the server, all connections with it; false when it is not this test's own.
+    pub async fn stop(&mut self) -> bool {
+        let Some(server) = &mut self.server else {
+            return false;
+        };
+        let stopped = command(&server.binaries.join("pg_ctl"), &server.directory.path().join("data"))
+            .args(["stop", "--mode", "fast", "-D"])
+            .arg(server.directory.path().join("data"))
+            .status();
+        assert!(stopped.unwrap().success());
+        server.process.wait().unwrap();
+        true
+    }
+
+    /// After [`TestPostgres::stop`]: at the same address, with the same databases.
+    pub async fn start_again(&mut self) {
+        let port = url::Url::parse(&self.address).unwrap().port().unwrap();
+        if let Some(server) = &mut self.server {
+            server.process = start_process(&server.binaries, &server.directory.path().join("data"), port, false);
+        }
+        self.wait_until_ready().await;
+    }
+
     fn url_of(&self, database: &str) -> String {
         let mut url = url::Url::parse(&self.address).unwrap();
         url.set_path(database);
@@ -178,7 +201,17 @@ fn start_server(binaries: &Path, tls: bool) -> (OwnServer, String) {
         .local_addr()
         .unwrap()
         .port();
-    let process = command(&binaries.join("postgres"), &data)
+    let process = start_process(binaries, &data, port, tls);
+    let server = OwnServer {
+        process,
+        binaries: binaries.to_owned(),
+        directory,
+    };
+    (server, format!("postgres://postgres@localhost:{port}/"))
+}
+
+fn start_process(binaries: &Path, data: &Path, port: u16, tls: bool) -> Child {
+    command(&binaries.join("postgres"), data)
         .args(["-c", if tls { "ssl=on" } else { "ssl=off" }])
         .args([
             "-c",
@@ -189,15 +222,9 @@ fn start_server(binaries: &Path, tls: bool) -> (OwnServer, String) {
             "fsync=off",
         ])
         .args(["-c", "max_connections=200", "-p", &port.to_string(), "-D"])
-        .arg(&data)
+        .arg(data)
         .spawn()
-        .unwrap();
-    let server = OwnServer {
-        process,
-        binaries: binaries.to_owned(),
-        directory,
-    };
-    (server, format!("postgres://postgres@localhost:{port}/"))
+        .unwrap()
 }
 
 /// Told, or a failure where nothing may be skipped.

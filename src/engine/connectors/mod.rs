@@ -11,8 +11,10 @@ pub mod blackhole;
 pub(crate) mod files;
 pub mod filesystem;
 pub mod impulse;
+pub mod lookup;
 pub mod nexmark;
 pub mod options;
+pub mod postgres;
 pub(crate) mod rate;
 pub mod single_file;
 pub mod stdout;
@@ -28,6 +30,7 @@ use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::SchemaRef;
 
 use crate::clock::Clock;
+use crate::engine::connectors::lookup::{Lookup, LookupContext, LookupOptions};
 use crate::engine::connectors::options::{CommonOptions, OptionReader};
 use crate::engine::error::Error;
 use crate::engine::graph::SinkChangelog;
@@ -129,6 +132,25 @@ pub trait ConnectorTable: Send + Sync + fmt::Debug {
         })
     }
 
+    /// How the table is used when rows are looked up in it; `None`: they cannot be.
+    fn lookup_options(&self) -> Option<LookupOptions> {
+        None
+    }
+
+    /// Whether the table outside has the declared columns, of which `key` are the primary key; asked by CREATE TABLE of a lookup
+    /// table, never at a restart.
+    async fn check_lookup(&self, key: &[String]) -> Result<()> {
+        let _ = key;
+        Ok(())
+    }
+
+    /// What answers the keys of one subtask. No network and no disk yet.
+    fn open_lookup(&self, _context: LookupContext) -> Result<Arc<dyn Lookup>> {
+        Err(Error::NoLookup {
+            connector: self.connector(),
+        })
+    }
+
     /// What commits the sink's committables; one for all subtasks, used on the I/O runtime.
     async fn open_committer(&self) -> Result<Box<dyn Committer>> {
         Ok(Box::new(NothingToCommit))
@@ -139,7 +161,10 @@ pub trait ConnectorTable: Send + Sync + fmt::Debug {
 pub enum Direction {
     Source,
     Sink,
+    /// Source and sink.
     Both,
+    /// Only asked by key; connectors that can do more have options of this direction.
+    Lookup,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -343,6 +368,13 @@ pub struct ConnectorDescription {
     pub options: Vec<OptionDescription>,
 }
 
+impl ConnectorDescription {
+    /// Whether its tables may have `type = 'lookup'`.
+    pub fn can_look_up(&self) -> bool {
+        self.options.iter().any(|option| option.direction == Direction::Lookup)
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct OptionDescription {
     pub name: &'static str,
@@ -387,6 +419,7 @@ pub static REGISTRY: &[&dyn Connector] = &[
     &filesystem::Filesystem,
     &impulse::Impulse,
     &nexmark::Nexmark,
+    &postgres::Postgres,
     &single_file::SingleFile,
     &stdout::Stdout,
 ];

@@ -177,6 +177,7 @@ pub fn standard_operators(results: Results, dead_letters: DeadLetters) -> Operat
             parallelism: place.parallelism,
             key_groups: place.key_groups,
             clock: place.clock,
+            outside: Some(place.outside),
             results: results.clone(),
             dead_letters: dead_letters.clone(),
         };

@@ -229,6 +229,7 @@ fn keeps_state(node: &GraphNode) -> bool {
         | OperatorSpec::Project { .. }
         | OperatorSpec::Unnest(_)
         | OperatorSpec::Union
+        | OperatorSpec::LookupJoin(_)
         | OperatorSpec::ClientOutput { .. } => false,
     }
 }

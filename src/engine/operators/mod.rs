@@ -2,7 +2,8 @@
 //!
 //! [`build`] makes the operator of a graph node. Stateless: `filter`, `project`, `unnest`, `union`. Aggregation:
 //! `updating_aggregate`, `window_aggregate`, `session_aggregate`, and before an exchange `partial_aggregate`, all on a `group_table` (keys to
-//! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `join` has two inputs. `top_n` keeps the first rows by rank. `over`
+//! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `join` has two inputs, `lookup_join` one and a system outside.
+//! `top_n` keeps the first rows by rank. `over`
 //! computes window functions in order of event time. `materialize` keeps a result readable.
 //!
 //! Rules that hold for all: hashes of the last exchange are never passed on (`keys` says why); a chunk put out has
@@ -19,6 +20,7 @@ pub(crate) mod group_state;
 mod group_table;
 mod join;
 pub(crate) mod keys;
+pub(crate) mod lookup_join;
 mod materialize;
 mod over;
 mod partial_aggregate;
@@ -40,6 +42,7 @@ use crate::clock::Clock;
 use crate::engine::dead_letters::DeadLetters;
 use crate::engine::error::Error;
 use crate::engine::graph::{AggregatePhase, OperatorSpec, StreamShape, WindowSpec};
+use crate::engine::job_context::Outside;
 use crate::engine::operator::{Operator, Result};
 use crate::engine::over_spec::OverWork;
 use crate::engine::results::Results;
@@ -54,6 +57,8 @@ pub struct BuildContext {
     pub parallelism: u32,
     pub key_groups: KeyGroups,
     pub clock: Arc<dyn Clock>,
+    /// `None` where nothing outside can be asked: in tests of other operators.
+    pub outside: Option<Outside>,
     pub results: Results,
     pub dead_letters: DeadLetters,
 }
@@ -111,6 +116,7 @@ pub fn build(
             }
         }
         OperatorSpec::Join(spec) => Box::new(join::Join::new(spec, output, context)?),
+        OperatorSpec::LookupJoin(spec) => Box::new(lookup_join::LookupJoin::new(spec, output, context)?),
         OperatorSpec::TopN(spec) => Box::new(top_n::TopN::new(spec, input_schema(input)?, schema, context)?),
         OperatorSpec::Materialize(spec) => Box::new(materialize::Materialize::new(spec, schema, context)?),
         OperatorSpec::Source(_)

@@ -50,7 +50,11 @@ pub async fn get(Path(id): Path<String>) -> ApiResult<Json<Wrapped<ConnectorReso
 fn resource(description: &ConnectorDescription) -> ConnectorResource {
     let source = matches!(description.direction, Direction::Source | Direction::Both);
     let sink = matches!(description.direction, Direction::Sink | Direction::Both);
-    let types = [(source, "source"), (sink, "sink")];
+    let types = [
+        (source, "source"),
+        (sink, "sink"),
+        (description.can_look_up(), "lookup"),
+    ];
     let options = |direction: Direction| {
         let of_tables = |option: &&OptionDescription| {
             option.scope != OptionScope::Connection

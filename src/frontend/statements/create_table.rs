@@ -2,13 +2,14 @@
 //! with a query. Tables that Laminar keeps are those of [`internal_table`].
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 
 use crate::catalog::change::{Change, NewObject};
 use crate::catalog::objects::{Column, ColumnKind, Object, Table};
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
-use crate::engine::connectors::{self, Direction};
+use crate::engine::connectors::{self, ConnectorTable, Direction};
 use crate::error::{SqlState, nearest};
 use crate::frontend::body::{feeding_insert, feeding_insert_text, table_object};
 use crate::frontend::error::{Error, Result};
@@ -53,6 +54,9 @@ pub async fn create(session: &mut Session, create: &CreateTable, source: &str) -
         connector.infer_columns(session, &mut table).await?;
     }
     check_table(session, &snapshot, &table, &connector, create.query.is_some())?;
+    if connector.is_lookup() && connector.validate {
+        connector.resolve(&table)?.check_lookup(&table.primary_key).await?;
+    }
     match &create.query {
         None => session.apply(vec![created(table, create.if_not_exists)]).await?,
         Some(query) => return create_fed(session, table, query, source, create.if_not_exists).await,
@@ -174,21 +178,37 @@ impl Connector {
                 SqlState::WRONG_OBJECT_TYPE,
                 format!("connector \"{name}\" cannot be written to"),
             )),
+            ("source" | "sink", Direction::Lookup) => Err(Error::not_supported(
+                format!("connector \"{name}\" as a {given}"),
+                "Its tables can only be looked up in: use type = 'lookup'.",
+            )),
             ("source" | "sink", _) => Ok(()),
+            ("lookup", _) if self.connector.describe().can_look_up() => Ok(()),
             ("lookup", _) => Err(Error::not_supported(
                 format!("connector \"{name}\" as a lookup table"),
-                "Use type = 'source'.",
+                "SHOW CONNECTORS says which connectors have lookup tables.",
             )),
             _ => Err(Error::user_with_hint(
                 SqlState::INVALID_PARAMETER_VALUE,
                 format!("invalid value for option \"type\": \"{given}\""),
-                "Expected source or sink.",
+                "Expected source, sink or lookup.",
             )),
         }
     }
 
+    /// The table with its options typed and checked.
+    fn resolve(&self, table: &Table) -> Result<Arc<dyn ConnectorTable>> {
+        let declared = declared_schema(table)?;
+        let declared = (!declared.fields().is_empty()).then_some(declared);
+        Ok(self.connector.resolve(&self.options, declared)?)
+    }
+
     fn may_be_source(&self) -> bool {
         self.given_type().as_deref() != Some("sink") && self.connector.describe().direction != Direction::Sink
+    }
+
+    fn is_lookup(&self) -> bool {
+        self.given_type().as_deref() == Some("lookup") || self.connector.describe().direction == Direction::Lookup
     }
 
     /// Fills the columns of a source that was declared without any.
@@ -199,7 +219,9 @@ impl Connector {
         let inferred = match self.connector.infer_schema(&self.options).await {
             Ok(inferred) => inferred,
             // A file to be written does not exist yet; a table declared as a source has to.
-            Err(error) if self.given_type().as_deref() == Some("source") => return Err(error.into()),
+            Err(error) if self.is_lookup() || self.given_type().as_deref() == Some("source") => {
+                return Err(error.into());
+            }
             Err(error) => {
                 let message = format!(
                     "columns of table \"{}\" could not be inferred: {error}",
@@ -258,9 +280,10 @@ fn check_table(
     connector: &Connector,
     is_fed: bool,
 ) -> Result<()> {
-    let declared = declared_schema(table)?;
-    let declared = (!declared.fields().is_empty()).then_some(declared);
-    let resolved = connector.connector.resolve(&connector.options, declared)?;
+    let resolved = connector.resolve(table)?;
+    if connector.is_lookup() {
+        return check_lookup_table(session, snapshot, table);
+    }
     let readable = connector.may_be_source() && resolved.direction() != Direction::Sink && resolved.schema().is_some();
     if !readable || is_fed {
         return Ok(());
@@ -277,6 +300,11 @@ fn check_table(
         Err(_) if table.columns.is_empty() => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+fn check_lookup_table(session: &Session, snapshot: &CatalogSnapshot, table: &Table) -> Result<()> {
+    let settings = session.planner_settings();
+    Ok(crate::planner::check_lookup_table(table, snapshot, &settings)?)
 }
 
 /// The same for a table whose options are changed.

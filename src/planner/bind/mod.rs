@@ -6,6 +6,8 @@
 mod catalog_syntax;
 mod lateral_unnest;
 mod literals;
+pub mod lookup_tables;
+mod lookup_version;
 pub mod names;
 pub mod positions;
 pub mod syntax;
@@ -132,7 +134,8 @@ impl<'a> Binder<'a> {
     }
 
     /// Plans a query that went through [`syntax::prepare`].
-    pub fn plan_prepared(&self, query: Query, source: SourceText<'_>) -> Result<LogicalPlan> {
+    pub fn plan_prepared(&self, mut query: Query, source: SourceText<'_>) -> Result<LogicalPlan> {
+        lookup_version::settle(&mut query, self, source)?;
         self.sql_to_rel()
             .sql_statement_to_plan(Statement::Query(Box::new(query)))
             .map_err(|error| source.error(error))
@@ -193,7 +196,10 @@ impl<'a> Binder<'a> {
                     )),
                 }
             }
-            Object::Table(table) => Ok(Arc::new(tables::source(self, table)?)),
+            Object::Table(table) => match lookup_tables::lookup(self, table)? {
+                Some(lookup) => Ok(Arc::new(lookup)),
+                None => Ok(Arc::new(tables::source(self, table)?)),
+            },
             Object::View(view) => Ok(Arc::new(self.view_source(view)?)),
             Object::Pipeline(pipeline) => {
                 let name = &pipeline.header.name;

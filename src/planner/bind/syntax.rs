@@ -18,6 +18,7 @@ use crate::error::nearest;
 use crate::planner::bind::catalog_syntax;
 use crate::planner::bind::lateral_unnest;
 use crate::planner::bind::literals;
+use crate::planner::bind::lookup_version;
 use crate::planner::bind::names;
 use crate::planner::bind::positions::SourceText;
 use crate::planner::bind::using;
@@ -115,6 +116,7 @@ impl VisitorMut for SyntaxPass<'_> {
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Box<Error>> {
         strip_catalog_from_table_function(factor);
+        lookup_version::mark_now(factor);
         catalog_syntax::rewrite_table_function(factor);
         self.window_table_function(factor)
     }
@@ -336,7 +338,7 @@ fn last_name(name: &ObjectName) -> String {
 }
 
 /// The moment of execution, by any of its names.
-fn is_clock(name: &str) -> bool {
+pub(super) fn is_clock(name: &str) -> bool {
     matches!(
         name,
         "now"

@@ -20,6 +20,7 @@ use crate::error::{ErrorReport, Report, SqlState, nearest};
 use crate::ids::Oid;
 use crate::options::ResolvedOptions;
 use crate::planner::bind::Binder;
+use crate::planner::bind::lookup_tables;
 use crate::planner::bind::positions::SourceText;
 use crate::planner::bind::syntax;
 use crate::planner::dialect;
@@ -171,6 +172,9 @@ pub fn sink(binder: &Binder<'_>, table: &Table, columns: SchemaRef) -> Result<Ar
     if resolved.direction() == Direction::Source {
         return Err(wrong_direction(table, "is a source and cannot be written to"));
     }
+    if lookup_tables::is_lookup(&options, resolved.as_ref()) {
+        return Err(wrong_direction(table, "is a lookup table and cannot be written to"));
+    }
     if options
         .get("type")
         .is_some_and(|of| of.text.eq_ignore_ascii_case("source"))
@@ -183,14 +187,14 @@ pub fn sink(binder: &Binder<'_>, table: &Table, columns: SchemaRef) -> Result<Ar
     Ok(resolved)
 }
 
-fn wrong_direction(table: &Table, what: &str) -> Error {
+pub(super) fn wrong_direction(table: &Table, what: &str) -> Error {
     Error::query(
         SqlState::WRONG_OBJECT_TYPE,
         format!("table \"{}\" {what}", table.header.name),
     )
 }
 
-fn resolve(
+pub(super) fn resolve(
     binder: &Binder<'_>,
     table: &Table,
     declared: Option<SchemaRef>,
@@ -237,6 +241,17 @@ fn connector_name(binder: &Binder<'_>, table: &Table, options: &ResolvedOptions)
     }
 }
 
+/// Whether the table's connector has no other tables than lookup tables.
+pub(super) fn can_only_look_up(binder: &Binder<'_>, table: &Table) -> bool {
+    let own = table.options.text("connector").map(str::to_lowercase);
+    let name = own.or_else(|| match binder.snapshot.get(Oid(table.connection?)) {
+        Some(objects::Object::Connection(connection)) => Some(connection.connector.clone()),
+        _ => None,
+    });
+    let connector = name.and_then(|name| find_connector(&name).ok());
+    connector.is_some_and(|connector| connector.describe().direction == Direction::Lookup)
+}
+
 fn column_type(column: &objects::Column) -> Result<types::SqlType> {
     types::parse(&column.sql_type).map_err(Error::Table)
 }
@@ -271,7 +286,12 @@ fn shown_fields(connector: &Schema) -> Vec<Arc<Field>> {
     connector.fields().iter().filter(shown).map(Arc::clone).collect()
 }
 
-fn column_expressions(binder: &Binder<'_>, table: &Table, schema: &Schema, connector: &Schema) -> Result<Vec<Expr>> {
+pub(super) fn column_expressions(
+    binder: &Binder<'_>,
+    table: &Table,
+    schema: &Schema,
+    connector: &Schema,
+) -> Result<Vec<Expr>> {
     if table.columns.is_empty() {
         let column = |field: Arc<Field>| Expr::Column(Column::new_unqualified(field.name()));
         return Ok(shown_fields(connector).into_iter().map(column).collect());

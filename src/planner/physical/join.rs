@@ -35,9 +35,9 @@ use crate::planner::physical::{
 
 /// An equality between an expression over the left and one over the right side.
 #[derive(Clone, Debug, PartialEq)]
-struct KeyPair {
-    sides: [Expr; 2],
-    null_equal: bool,
+pub(super) struct KeyPair {
+    pub sides: [Expr; 2],
+    pub null_equal: bool,
 }
 
 /// The condition of a join, taken apart.
@@ -59,6 +59,9 @@ struct Inputs {
 
 impl Lowering {
     pub(super) fn join(&mut self, join: &Join) -> Result<Stream> {
+        if let Some(joined) = self.lookup_join(join)? {
+            return Ok(joined);
+        }
         let kind = kind_of(join)?;
         let condition = Condition::of(join)?;
         let combined = join
@@ -131,7 +134,7 @@ impl Lowering {
     }
 
     /// `stream` with a column for each of `wanted` that is not one already, and where each is.
-    fn with_columns(&mut self, stream: Stream, wanted: Vec<Wanted>) -> Result<(Stream, Vec<usize>)> {
+    pub(super) fn with_columns(&mut self, stream: Stream, wanted: Vec<Wanted>) -> Result<(Stream, Vec<usize>)> {
         let schema = Arc::clone(&stream.shape.schema);
         let mut expressions: Vec<Arc<dyn PhysicalExpr>> = Vec::new();
         for (index, field) in schema.fields().iter().enumerate() {
@@ -282,8 +285,14 @@ impl Lowering {
     }
 }
 
+/// The equalities of a join's condition, and the rest of it.
+pub(super) fn condition_of(join: &Join) -> Result<(Vec<KeyPair>, Vec<Expr>)> {
+    let Condition { keys, rest } = Condition::of(join)?;
+    Ok((keys, rest))
+}
+
 impl KeyPair {
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let [left, right] = self.sides.each_ref().map(explain::expression);
         let word = if self.null_equal { "IS NOT DISTINCT FROM" } else { "=" };
         if left == right && !self.null_equal {

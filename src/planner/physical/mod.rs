@@ -7,6 +7,7 @@ mod access;
 mod aggregate;
 mod join;
 mod join_bound;
+mod lookup_join;
 mod output;
 mod over;
 mod source;

@@ -10,11 +10,13 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 
 use crate::engine::graph::{EventTimeExpr, EventTimeSpec, OperatorSpec, SourceSpec, StreamShape};
+use crate::planner::bind::lookup_tables::LookupTable;
 use crate::planner::bind::positions::SourceText;
 use crate::planner::bind::tables::{EventTime, StreamTable, TimeOf};
 use crate::planner::error::{Error, Result};
 use crate::planner::graph::NewNode;
 use crate::planner::physical::access::{self, Access, Accesses};
+use crate::planner::physical::lookup_join;
 use crate::planner::physical::times::{Distance, TimeFacts};
 use crate::planner::physical::{Lowering, Stream, physical_expression};
 
@@ -53,6 +55,9 @@ fn scanned(scan: &TableScan) -> Vec<usize> {
 
 impl Lowering {
     pub(super) fn scan(&mut self, scan: &TableScan) -> Result<Stream> {
+        if let Some(table) = scan.source.downcast_ref::<LookupTable>() {
+            return Err(lookup_join::alone(table));
+        }
         let Some(table) = scan.source.downcast_ref::<StreamTable>() else {
             return Err(Error::not_supported(
                 format!("\"{}\" cannot be read by a continuous query", scan.table_name.table()),

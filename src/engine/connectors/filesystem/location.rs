@@ -22,12 +22,14 @@ pub struct InputFile {
     pub size: u64,
 }
 
+#[derive(Clone)]
 pub struct Location {
     text: String,
     pub store: Arc<dyn ObjectStore>,
     kind: Kind,
 }
 
+#[derive(Clone)]
 enum Kind {
     /// A file, folder or glob of this machine.
     Local(PathBuf),
@@ -66,6 +68,11 @@ impl Location {
             store,
             kind,
         })
+    }
+
+    /// Whether the files are on this machine.
+    pub fn is_local(&self) -> bool {
+        matches!(self.kind, Kind::Local(_))
     }
 
     pub fn text(&self) -> &str {

@@ -8,12 +8,15 @@
 //!
 //! Not guaranteed: anything about files that change while they are read.
 //!
+//! As a lookup table the files are held in memory, see [`lookup`].
+//!
 //! - [`location`] what `path` means: globs, folders, URLs; listing.
 //! - [`reader`] fetches bytes and Parquet rows ahead, on the I/O runtime.
 //! - [`parquet_file`] columns of Parquet files.
 //! - [`source`] decodes them on the shard.
 
-mod location;
+pub(in crate::engine::connectors) mod location;
+pub(in crate::engine::connectors) mod lookup;
 mod parquet_file;
 mod reader;
 mod source;
@@ -23,6 +26,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::engine::connectors::filesystem::location::Location;
+use crate::engine::connectors::filesystem::lookup::{FileLookups, LookupFiles};
+use crate::engine::connectors::lookup::{Lookup, LookupContext, LookupOptions, lookup_descriptions};
 use crate::engine::connectors::options::{CommonOptions, OptionReader, common_descriptions, flag_option, text_option};
 use crate::engine::connectors::{
     Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction, METADATA_FIELD, OptionDescription,
@@ -107,6 +112,7 @@ impl Connector for Filesystem {
             )
         }];
         options.extend(store_options());
+        options.extend(lookup_descriptions(false));
         options.extend(common_descriptions(FORMATS));
         ConnectorDescription {
             name: "filesystem",
@@ -121,10 +127,14 @@ impl Connector for Filesystem {
 
     fn resolve(&self, options: &ResolvedOptions, declared: Option<SchemaRef>) -> Result<Arc<dyn ConnectorTable>> {
         let (files, common) = self.read(options)?;
+        let description = self.describe();
+        let reader = OptionReader::for_table(&description, options)?;
         Ok(Arc::new(FilesystemTable {
             schema: declared.map(|declared| with_file_column(&declared)),
             files: Arc::new(files),
             common,
+            lookup: LookupOptions::held(&reader)?,
+            lookups: FileLookups::default(),
         }))
     }
 
@@ -213,6 +223,8 @@ struct FilesystemTable {
     schema: Option<SchemaRef>,
     files: Arc<Files>,
     common: CommonOptions,
+    lookup: LookupOptions,
+    lookups: FileLookups,
 }
 
 #[async_trait::async_trait]
@@ -245,6 +257,24 @@ impl ConnectorTable for FilesystemTable {
         // What cannot be listed is an error where it is read.
         let is_empty = self.files.location.is_empty().await.unwrap_or(false);
         is_empty.then(|| format!("no file matches \"{}\"", self.files.location.text()))
+    }
+
+    fn lookup_options(&self) -> Option<LookupOptions> {
+        Some(self.lookup)
+    }
+
+    async fn check_lookup(&self, _key: &[String]) -> Result<()> {
+        self.files.location.list().await.map(|_| ())
+    }
+
+    fn open_lookup(&self, context: LookupContext) -> Result<Arc<dyn Lookup>> {
+        let files = LookupFiles {
+            location: self.files.location.clone(),
+            format: self.files.format.clone(),
+            names: lookup::file_columns(self.schema.as_ref()),
+            ttl: self.lookup.cache_ttl,
+        };
+        Ok(self.lookups.open(files, context))
     }
 
     fn open_source(&self, context: SourceContext) -> Result<Box<dyn Source>> {

@@ -3,7 +3,7 @@
 //! Source: one split, whose offset is a byte offset; a file is bounded input. Sink: exactly once. A fresh start empties
 //! the file; a restore cuts it to the length it had at the checkpoint. Readers of the file see rows before the epoch that
 //! wrote them is decided; what they see may be cut off again after a crash. A file that has content is only emptied for a
-//! table that says `type = 'sink'`.
+//! table that says `type = 'sink'`. Lookup: held in memory, see `filesystem/lookup`.
 
 mod sink;
 mod source;
@@ -13,6 +13,9 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
+use crate::engine::connectors::filesystem::location::Location;
+use crate::engine::connectors::filesystem::lookup::{FileLookups, LookupFiles, file_columns};
+use crate::engine::connectors::lookup::{Lookup, LookupContext, LookupOptions, lookup_descriptions};
 use crate::engine::connectors::options::{
     CommonOptions, OptionReader, common_descriptions, number_option, text_option,
 };
@@ -55,6 +58,7 @@ impl Connector for SingleFile {
                 )
             },
         ];
+        options.extend(lookup_descriptions(false));
         options.extend(common_descriptions(FORMATS));
         ConnectorDescription {
             name: "single_file",
@@ -79,6 +83,8 @@ impl Connector for SingleFile {
             schema: declared,
             format: FormatOptions::read(&reader)?,
             common: reader.common()?,
+            lookup: LookupOptions::held(&reader)?,
+            lookups: FileLookups::default(),
         }))
     }
 
@@ -101,8 +107,11 @@ pub(super) struct SingleFileTable {
     schema: Option<SchemaRef>,
     format: FormatOptions,
     common: CommonOptions,
+    lookup: LookupOptions,
+    lookups: FileLookups,
 }
 
+#[async_trait::async_trait]
 impl ConnectorTable for SingleFileTable {
     fn connector(&self) -> &'static str {
         "single_file"
@@ -139,6 +148,24 @@ impl ConnectorTable for SingleFileTable {
     fn would_destroy(&self) -> Option<String> {
         let has_content = || std::fs::metadata(&self.path).is_ok_and(|file| file.is_file() && file.len() > 0);
         (!self.declared_sink && has_content()).then(|| self.path.display().to_string())
+    }
+
+    fn lookup_options(&self) -> Option<LookupOptions> {
+        Some(self.lookup)
+    }
+
+    async fn check_lookup(&self, _key: &[String]) -> Result<()> {
+        source::sample(&self.path, 0).map(|_| ())
+    }
+
+    fn open_lookup(&self, context: LookupContext) -> Result<Arc<dyn Lookup>> {
+        let files = LookupFiles {
+            location: Location::open(&self.path.to_string_lossy(), Vec::new())?,
+            format: self.format.clone(),
+            names: file_columns(self.schema.as_ref()),
+            ttl: self.lookup.cache_ttl,
+        };
+        Ok(self.lookups.open(files, context))
     }
 
     fn open_source(&self, context: SourceContext) -> Result<Box<dyn Source>> {

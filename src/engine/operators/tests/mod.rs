@@ -5,6 +5,7 @@
 mod join;
 mod join_oracle;
 mod late_rows;
+mod lookup_join;
 mod numbers;
 mod oracle;
 mod over;

@@ -1,4 +1,4 @@
-//! TLS towards a Postgres metadata store, with libpq's meaning of `sslmode`.
+//! TLS towards a Postgres server, with libpq's meaning of `sslmode`.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStor
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::catalog::error::{Error, Result};
+use crate::postgres::{AddressError, Result};
 
 /// What of the server's certificate is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verification {
+pub enum Verification {
     /// Encrypted, to whomever.
     None,
     /// Signed by one of the certificates in the PEM file; `check_name` also compares the host name.
     Roots { path: String, check_name: bool },
 }
 
-pub(crate) fn client_config(verification: &Verification) -> Result<ClientConfig> {
+pub fn client_config(verification: &Verification) -> Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match verification {
         Verification::None => Arc::new(PartialVerifier {
@@ -43,7 +43,7 @@ pub(crate) fn client_config(verification: &Verification) -> Result<ClientConfig>
     };
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Internal(error.to_string()))?
+        .map_err(|error| unusable("TLS", error.to_string()))?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
@@ -62,9 +62,9 @@ fn read_roots(path: &str) -> Result<RootCertStore> {
     Ok(roots)
 }
 
-fn unusable(path: &str, reason: String) -> Error {
-    Error::InvalidStoreUrl {
-        url: format!("sslrootcert={path}"),
+fn unusable(path: &str, reason: String) -> AddressError {
+    AddressError {
+        address: format!("sslrootcert={path}"),
         reason,
     }
 }
