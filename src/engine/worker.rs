@@ -309,6 +309,7 @@ impl DriverParts {
             subtask: SubtaskIndex(self.id.subtask),
             parallelism: node.parallelism,
             schema: Arc::clone(&spec.physical_schema),
+            key: spec.key.clone(),
             restored: saved.offsets(),
             runtime: context.runtime.clone(),
             waker: Arc::clone(&self.waker),

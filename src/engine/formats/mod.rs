@@ -18,13 +18,13 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use crate::engine::connectors::options::{OptionReader, choice_option, flag_option, text_option};
-use crate::engine::connectors::{BadRowHandler, OptionDescription};
+use crate::engine::connectors::{BadRowHandler, OptionDescription, SourceKey};
 use crate::engine::error::Error;
 use crate::engine::formats::csv::CsvOptions;
 use crate::engine::formats::json::decode::{JsonDecodeOptions, JsonDecoder};
 use crate::engine::formats::json::encode::{DecimalEncoding, JsonEncodeOptions, JsonEncoder};
 use crate::engine::formats::raw::{RawDecoder, RawEncoder};
-use crate::engine::message::Chunk;
+use crate::engine::message::{Chunk, Weights};
 
 /// Bytes at hand.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,11 @@ pub trait Decoder: Send {
 
     /// The rows collected, which are then gone from here.
     fn take(&mut self) -> Result<RecordBatch, Error>;
+
+    /// The rows collected and how often each counts; a format of changes takes rows away as well.
+    fn take_changes(&mut self) -> Result<(RecordBatch, Weights), Error> {
+        Ok((self.take()?, Weights::AllInsert))
+    }
 }
 
 /// Columns to bytes.
@@ -160,20 +165,36 @@ impl FormatOptions {
         })
     }
 
-    /// A decoder of text formats; Parquet files are read by whoever can seek in them.
-    pub fn decoder(&self, schema: &SchemaRef) -> Result<Box<dyn Decoder>, Error> {
+    /// Whether records add rows only.
+    pub fn append_only(&self) -> bool {
+        self.format != Format::DebeziumJson
+    }
+
+    /// What a source of this format does with the table's PRIMARY KEY.
+    pub fn source_key(&self) -> SourceKey {
+        match self.format {
+            Format::DebeziumJson => SourceKey::Used,
+            _ => SourceKey::Unused,
+        }
+    }
+
+    /// A decoder of text formats; Parquet files are read by whoever can seek in them. `key`: see [`SourceContext::key`].
+    ///
+    /// [`SourceContext::key`]: crate::engine::connectors::SourceContext::key
+    pub fn decoder(&self, schema: &SchemaRef, key: Option<&[usize]>) -> Result<Box<dyn Decoder>, Error> {
         Ok(match self.format {
             Format::Json => Box::new(JsonDecoder::new(schema, self.json_decode)?),
             Format::Csv => Box::new(csv::CsvDecoder::new(schema, self.csv.clone(), None)?),
             Format::RawString | Format::RawBytes => Box::new(RawDecoder::new(schema)?),
-            Format::DebeziumJson | Format::Parquet => return Err(self.unsupported("read as a stream of bytes")),
+            Format::DebeziumJson => Box::new(debezium::decoder(schema, key, self.json_decode)?),
+            Format::Parquet => return Err(self.unsupported("read as a stream of bytes")),
         })
     }
 
     pub fn encoder(&self, schema: &SchemaRef) -> Result<Box<dyn Encoder>, Error> {
         Ok(match self.format {
             Format::Json => Box::new(JsonEncoder::new(schema, self.json_encode)),
-            Format::DebeziumJson => Box::new(debezium::DebeziumEncoder::new(schema, self.json_encode)),
+            Format::DebeziumJson => Box::new(debezium::encode::DebeziumEncoder::new(schema, self.json_encode)),
             Format::Csv => Box::new(csv::CsvEncoder::new(schema, self.csv.clone())),
             Format::RawString | Format::RawBytes => Box::new(RawEncoder::new(schema)?),
             Format::Parquet => return Err(self.unsupported("written as a stream of bytes")),

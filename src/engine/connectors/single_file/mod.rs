@@ -19,7 +19,7 @@ use crate::engine::connectors::options::{
 use crate::engine::connectors::stdout::changelog_of;
 use crate::engine::connectors::{
     Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction, OptionDescription, Result, Sink,
-    SinkChangelogSupport, SinkContext, Source, SourceContext, files,
+    SinkChangelogSupport, SinkContext, Source, SourceContext, SourceKey, files,
 };
 use crate::engine::formats::{FormatOptions, infer};
 use crate::options::ResolvedOptions;
@@ -122,6 +122,14 @@ impl ConnectorTable for SingleFileTable {
 
     fn bounded(&self) -> bool {
         true
+    }
+
+    fn append_only(&self) -> bool {
+        self.format.append_only()
+    }
+
+    fn source_key(&self) -> SourceKey {
+        self.format.source_key()
     }
 
     fn sink_parallelism_max(&self) -> Option<u32> {

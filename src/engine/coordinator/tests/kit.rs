@@ -448,6 +448,7 @@ impl GraphBuilder {
             table_name: format!("public.{id}"),
             table: Arc::clone(table) as Arc<dyn ConnectorTable>,
             physical_schema: number_schema(),
+            key: None,
             event_time: None,
             projection: None,
         };
