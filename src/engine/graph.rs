@@ -272,9 +272,9 @@ pub struct SinkSpec {
 pub enum SinkChangelog {
     /// There are none.
     Append,
-    /// The format writes before and after images.
-    Debezium,
-    /// One row a key and flush, by these columns.
+    /// The format writes before and after images; those of one row of `key` as one record, where the rows have a key.
+    Debezium { key: Option<Vec<usize>> },
+    /// One row a key and barrier, by these columns: +1 comes or replaces another, -1 goes.
     Upsert { key: Vec<usize> },
 }
 

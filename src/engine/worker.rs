@@ -328,7 +328,8 @@ impl DriverParts {
             OperatorSpec::Sink(spec) => Ok(Body::Sink(SinkTail::new(
                 self.open_sink(spec, node, restored)?,
                 Arc::clone(&node.output.schema),
-            ))),
+                &spec.changelog,
+            )?)),
             OperatorSpec::ClientOutput { .. } => match &self.context.client {
                 Some(queue) => Ok(Body::Client(ClientTail::new(
                     Arc::clone(queue),

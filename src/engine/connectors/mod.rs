@@ -163,6 +163,8 @@ pub enum SourceKey {
 pub enum SinkChangelogSupport {
     AppendOnly,
     Any(SinkChangelog),
+    /// Upserts, if the table has a PRIMARY KEY.
+    NeedsKey,
 }
 
 /// What a sink promises when the server crashes; shown in SHOW TABLES, REST and a NOTICE when it is less than exactly once.

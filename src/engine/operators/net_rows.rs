@@ -37,6 +37,17 @@ impl NetRows {
         Ok(())
     }
 
+    /// The numbers of rows that went more often than they came, and of those that came more often.
+    pub fn signs(&self) -> (Vec<u32>, Vec<u32>) {
+        let known = (0..self.weights.len() as u32).filter(|&row| self.weights[row as usize] != 0);
+        known.partition(|&row| self.weights[row as usize] < 0)
+    }
+
+    /// The columns of rows by their numbers.
+    pub fn gather(&self, rows: &[u32]) -> Vec<ArrayRef> {
+        self.rows.gather(rows)
+    }
+
     /// The columns of what is left, in batches.
     pub fn batches(&self) -> impl Iterator<Item = Vec<ArrayRef>> + '_ {
         let times = |row: usize| usize::try_from(self.weights[row]).unwrap_or(0);

@@ -149,11 +149,10 @@ impl FilesystemSource {
             Format::Parquet => None,
             Format::Csv => {
                 let names = names.or_else(|| (!format.csv.header).then(|| self.all_names.clone()));
-                Some(Box::new(CsvDecoder::new(
-                    &self.decoded,
-                    format.csv.clone(),
-                    names.as_deref(),
-                )?))
+                let (rows, key) = (&self.decoded, self.key.as_deref());
+                let records = format.record_schema(rows, key)?;
+                let records = CsvDecoder::new(&records, format.csv.clone(), names.as_deref())?;
+                Some(format.rows(Box::new(records), rows, key))
             }
             _ => Some(format.decoder(&self.decoded, self.key.as_deref())?),
         };

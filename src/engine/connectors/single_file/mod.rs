@@ -16,7 +16,6 @@ use arrow::datatypes::SchemaRef;
 use crate::engine::connectors::options::{
     CommonOptions, OptionReader, common_descriptions, number_option, text_option,
 };
-use crate::engine::connectors::stdout::changelog_of;
 use crate::engine::connectors::{
     Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction, OptionDescription, Result, Sink,
     SinkChangelogSupport, SinkContext, Source, SourceContext, SourceKey, files,
@@ -136,8 +135,8 @@ impl ConnectorTable for SingleFileTable {
         Some(1)
     }
 
-    fn sink_changelog(&self, _primary_key: Option<&[usize]>) -> SinkChangelogSupport {
-        changelog_of(self.format.format)
+    fn sink_changelog(&self, primary_key: Option<&[usize]>) -> SinkChangelogSupport {
+        self.format.sink_changelog(primary_key)
     }
 
     fn guarantee(&self) -> DeliveryGuarantee {

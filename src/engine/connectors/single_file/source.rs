@@ -102,7 +102,9 @@ fn decoder(table: &SingleFileTable, context: &SourceContext, file: &mut File, pl
         let schema = table.schema.as_ref().unwrap_or(&context.schema);
         schema.fields().iter().map(|field| field.name().clone()).collect()
     };
-    Ok(Box::new(CsvDecoder::new(&context.schema, options, Some(&names))?))
+    let (rows, key) = (&context.schema, context.key.as_deref());
+    let records = CsvDecoder::new(&table.format.record_schema(rows, key)?, options, Some(&names))?;
+    Ok(table.format.rows(Box::new(records), rows, key))
 }
 
 fn restored(offsets: &[SplitOffset], place: &str) -> Result<u64> {

@@ -10,19 +10,17 @@
 //!
 //! Not noticed: a `before` without key whose columns are there, but NULL because the database did not log them.
 
-use std::sync::Arc;
-
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 
 use crate::engine::connectors::keyed_schema;
 use crate::engine::error::Error;
-use crate::engine::formats::Decoder;
 use crate::engine::formats::columns::{BatchBuilder, StructBuilder};
 use crate::engine::formats::json::decode::{
     JsonDecodeOptions, Line, LineDecoder, field_column, missing, object, value,
 };
 use crate::engine::formats::json::parser::{Fault, Parsed, Parser, syntax};
 use crate::engine::formats::json::shape::SKIP;
+use crate::engine::formats::{Decoder, with_key};
 use crate::engine::message::Weights;
 
 /// A decoder of change records with images of `schema`, which replace each other by the columns `key`.
@@ -31,14 +29,7 @@ pub fn decoder(
     key: Option<&[usize]>,
     options: JsonDecodeOptions,
 ) -> Result<impl Decoder + use<>, Error> {
-    // A NULL in the key is no key.
-    let strict = |(at, field): (usize, &Arc<Field>)| {
-        let in_key = key.is_some_and(|key| key.contains(&at));
-        field.as_ref().clone().with_nullable(field.is_nullable() && !in_key)
-    };
-    let strict: Vec<_> = schema.fields().iter().enumerate().map(strict).collect();
-    let strict: SchemaRef = Arc::new(Schema::new(strict));
-    let batch = BatchBuilder::shown_as(&strict, &keyed_schema(schema, key))?;
+    let batch = BatchBuilder::shown_as(&with_key(schema, key), &keyed_schema(schema, key))?;
     let line = ChangeLine {
         in_key: key.map(|key| (0..schema.fields().len()).map(|at| key.contains(&at)).collect()),
         weights: Vec::new(),
@@ -289,7 +280,9 @@ fn unknown<T>(op: Option<&[u8]>) -> Parsed<T> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use arrow::datatypes::DataType;
+    use std::sync::Arc;
+
+    use arrow::datatypes::{DataType, Field, Schema};
 
     use super::*;
     use crate::engine::connectors::testing::KeptBadRows;
