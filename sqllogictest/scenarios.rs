@@ -434,8 +434,9 @@ async fn psql_meta_commands() -> Result<(), String> {
         "CREATE TABLE ticks (counter BIGINT NOT NULL PRIMARY KEY, note TEXT) WITH (connector = 'impulse', event_rate = 50)",
         "CREATE VIEW doubled AS SELECT counter * 2 AS twice FROM ticks",
         "CREATE PIPELINE counted AS SELECT count(*) AS n FROM ticks",
+        "CREATE TABLE people (id BIGINT PRIMARY KEY, email TEXT UNIQUE, age INT CHECK (age > 0))",
     ];
-    execute(&fixture.server, &[TICKING, objects[1], objects[2]]).await?;
+    execute(&fixture.server, &[TICKING, objects[1], objects[2], objects[3]]).await?;
     let url = format!("postgresql://laminar@127.0.0.1:{}/laminar", fixture.server.sql_port);
     let expectations = [
         ("\\d", vec!["ticks", "doubled", "counted"]),
@@ -443,6 +444,15 @@ async fn psql_meta_commands() -> Result<(), String> {
         ("\\d doubled", vec!["twice", "bigint"]),
         ("\\d counted", vec!["n", "bigint"]),
         ("\\d+ ticks", vec!["counter"]),
+        (
+            "\\d people",
+            vec![
+                "\"people_pkey\" PRIMARY KEY, btree (id)",
+                "\"people_email_key\" UNIQUE CONSTRAINT, btree (email)",
+                "Check constraints:",
+                "\"people_age_check\" CHECK (age > 0)",
+            ],
+        ),
         ("\\dt", vec!["ticks"]),
         ("\\dv", vec!["doubled"]),
         ("\\dm", vec!["counted"]),

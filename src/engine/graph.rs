@@ -83,6 +83,8 @@ pub enum OperatorSpec {
     /// other columns are repeated. Column order as in the output schema.
     Unnest(UnnestSpec),
     Union,
+    /// Behind a source whose rows replace each other: what comes out adds rows and takes away what it added.
+    UpsertNormalise(UpsertNormaliseSpec),
     Join(Box<JoinSpec>),
     LookupJoin(Box<LookupJoinSpec>),
     TopN(TopNSpec),
@@ -105,6 +107,8 @@ pub struct SourceSpec {
     pub table: Arc<dyn ConnectorTable>,
     /// What the connector has to deliver: a subset of its columns, in this order.
     pub physical_schema: SchemaRef,
+    /// Which of them are the key by which rows replace each other; an `UpsertNormalise` follows.
+    pub key: Option<Vec<usize>>,
     /// Event time, in microseconds, over the physical schema; `None` without event time.
     pub event_time: Option<EventTimeSpec>,
     /// Columns of the output schema over the physical schema (generated columns, casts); `None` = as delivered.
@@ -137,6 +141,13 @@ pub struct UnnestSpec {
     pub columns: Vec<UnnestColumn>,
     /// A row whose lists are all empty or NULL gives one row of NULLs instead of none.
     pub preserve_nulls: bool,
+}
+
+/// Rows come by a hash exchange on exactly the key in its order, unless there is one subtask. Input and output have the same
+/// columns; of a row that goes only the key counts.
+#[derive(Clone, Debug)]
+pub struct UpsertNormaliseSpec {
+    pub key: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,9 +274,9 @@ pub struct SinkSpec {
 pub enum SinkChangelog {
     /// There are none.
     Append,
-    /// The format writes before and after images.
-    Debezium,
-    /// One row a key and flush, by these columns.
+    /// The format writes before and after images; those of one row of `key` as one record, where the rows have a key.
+    Debezium { key: Option<Vec<usize>> },
+    /// One row a key and barrier, by these columns: +1 comes or replaces another, -1 goes.
     Upsert { key: Vec<usize> },
 }
 
@@ -279,6 +290,7 @@ impl OperatorSpec {
             OperatorSpec::Project { .. } => "project",
             OperatorSpec::Unnest(_) => "unnest",
             OperatorSpec::Union => "union",
+            OperatorSpec::UpsertNormalise(_) => "upsert_normalise",
             OperatorSpec::Join(spec) => spec.name(),
             OperatorSpec::LookupJoin(_) => "lookup_join",
             OperatorSpec::TopN(_) => "top_n",

@@ -32,5 +32,6 @@ pub mod shard;
 pub mod sink_tail;
 pub mod source_head;
 pub mod top_n_spec;
+pub mod upserts;
 pub mod values_source;
 pub mod worker;

@@ -1,5 +1,7 @@
 //! The tail of a fragment that writes outside: holds back what the sink does not take, prepares at barriers.
 //!
+//! Rows of a sink that keeps a row a key are held back until a barrier: see `upserts`.
+//!
 //! Guarantee: rows before a barrier are written before the sink prepares for it, rows after it later.
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
@@ -8,24 +10,33 @@ use std::collections::VecDeque;
 
 use crate::engine::connectors::{Prepared, Sink};
 use crate::engine::error::Error;
+use crate::engine::graph::SinkChangelog;
 use crate::engine::message::{Barrier, Chunk};
+use crate::engine::upserts::Upserts;
 
 pub struct SinkTail {
     sink: Box<dyn Sink>,
     /// The sink's own names and types; operators above may have named their columns otherwise.
     schema: SchemaRef,
+    /// For a sink that keeps a row a key: what changed since the last barrier.
+    upserts: Option<Box<Upserts>>,
     pending: VecDeque<Chunk>,
     barrier: Option<Barrier>,
 }
 
 impl SinkTail {
-    pub fn new(sink: Box<dyn Sink>, schema: SchemaRef) -> SinkTail {
-        SinkTail {
+    pub fn new(sink: Box<dyn Sink>, schema: SchemaRef, changelog: &SinkChangelog) -> Result<SinkTail, Error> {
+        let upserts = match changelog {
+            SinkChangelog::Upsert { key } => Some(Box::new(Upserts::new(key, &schema)?)),
+            SinkChangelog::Append | SinkChangelog::Debezium { .. } => None,
+        };
+        Ok(SinkTail {
             sink,
             schema,
+            upserts,
             pending: VecDeque::new(),
             barrier: None,
-        }
+        })
     }
 
     /// Writes `chunk`, or keeps it until [`SinkTail::drain`] can.
@@ -33,6 +44,9 @@ impl SinkTail {
         let options = RecordBatchOptions::new().with_row_count(Some(chunk.len()));
         let columns = chunk.rows.columns().to_vec();
         chunk.rows = RecordBatch::try_new_with_options(SchemaRef::clone(&self.schema), columns, &options)?;
+        if let Some(upserts) = &mut self.upserts {
+            return upserts.add(&chunk);
+        }
         if self.pending.is_empty() && self.sink.ready() {
             return self.sink.write(&chunk);
         }
@@ -47,6 +61,9 @@ impl SinkTail {
 
     /// Writes what was kept. `Blocked`: the sink wakes the driver later.
     pub fn drain(&mut self) -> Result<SinkProgress, Error> {
+        if let (Some(upserts), Some(_)) = (&mut self.upserts, &self.barrier) {
+            self.pending.extend(upserts.take()?);
+        }
         while !self.pending.is_empty() {
             if !self.sink.ready() {
                 return Ok(SinkProgress::Blocked);

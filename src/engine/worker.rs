@@ -309,6 +309,7 @@ impl DriverParts {
             subtask: SubtaskIndex(self.id.subtask),
             parallelism: node.parallelism,
             schema: Arc::clone(&spec.physical_schema),
+            key: spec.key.clone(),
             restored: saved.offsets(),
             runtime: context.runtime.clone(),
             waker: Arc::clone(&self.waker),
@@ -327,7 +328,8 @@ impl DriverParts {
             OperatorSpec::Sink(spec) => Ok(Body::Sink(SinkTail::new(
                 self.open_sink(spec, node, restored)?,
                 Arc::clone(&node.output.schema),
-            ))),
+                &spec.changelog,
+            )?)),
             OperatorSpec::ClientOutput { .. } => match &self.context.client {
                 Some(queue) => Ok(Body::Client(ClientTail::new(
                     Arc::clone(queue),

@@ -2,13 +2,14 @@
 //!
 //! Each scan is a foreground job that reads the columns which the query needs; it starts when the first row is asked for,
 //! waits while nobody takes rows, and ends with the query. Bad rows, generated columns and casts are as in a pipeline.
+//! Of a table whose rows change, the rows are those that are left at its end: they come when all of it has been read.
 //! Not guaranteed: that two scans of one table in a query see the same rows, when the files change meanwhile.
 
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{Session as DataFusionSession, TableProvider};
 use datafusion::common::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -16,13 +17,14 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
-use futures::{TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::catalog::objects::Table;
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
 use crate::engine::coordinator::Coordinator;
 use crate::engine::coordinator::foreground::ForegroundJob;
 use crate::engine::graph::JobGraph;
+use crate::engine::operators::net_rows::NetRows;
 use crate::error::{ErrorReport, Report, SqlState};
 use crate::frontend::sql::identifier::{quote, quote_qualified};
 use crate::planner::body::Body;
@@ -120,6 +122,7 @@ impl TableProvider for BoundedTable {
         let scan = Scan {
             schema: Arc::clone(&schema),
             graph: compiled.graph,
+            append_only: compiled.append_only,
             coordinator: self.coordinator.clone(),
         };
         let no_columns = Vec::new();
@@ -137,6 +140,7 @@ impl TableProvider for BoundedTable {
 struct Scan {
     schema: SchemaRef,
     graph: JobGraph,
+    append_only: bool,
     coordinator: Coordinator,
 }
 
@@ -153,12 +157,16 @@ impl PartitionStream for Scan {
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (coordinator, graph, schema) = (self.coordinator.clone(), self.graph.clone(), Arc::clone(&self.schema));
+        let append_only = self.append_only;
         let rows = stream::once(async move {
             let job = coordinator
                 .run_foreground(graph)
                 .await
                 .map_err(|error| failed(error.report()))?;
-            Ok::<_, DataFusionError>(rows_of(job, schema))
+            Ok::<_, DataFusionError>(match append_only {
+                true => rows_of(job, schema).boxed(),
+                false => stream::iter(remaining_rows(job, schema).await?.into_iter().map(Ok)).boxed(),
+            })
         });
         Box::pin(RecordBatchStreamAdapter::new(
             Arc::clone(&self.schema),
@@ -179,6 +187,18 @@ fn rows_of(
         };
         Some((batch, (job, schema)))
     })
+}
+
+/// What is left when everything that went has been taken from what came.
+async fn remaining_rows(mut job: ForegroundJob, schema: SchemaRef) -> Result<Vec<RecordBatch>, DataFusionError> {
+    let types: Vec<DataType> = schema.fields().iter().map(|field| field.data_type().clone()).collect();
+    let mut rows = NetRows::new(&types).map_err(|error| failed(error.report()))?;
+    while let Some(chunk) = job.rows.recv().await {
+        rows.add(&chunk.map_err(failed)?)
+            .map_err(|error| failed(error.report()))?;
+    }
+    let batch = |columns| RecordBatch::try_new(Arc::clone(&schema), columns);
+    Ok(rows.batches().map(batch).collect::<Result<_, _>>()?)
 }
 
 fn failed(report: ErrorReport) -> DataFusionError {

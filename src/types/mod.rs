@@ -7,6 +7,7 @@
 //! except VARCHAR and CHAR, whose lengths are checked where values enter and are not carried in Arrow (both come back as
 //! TEXT). Not guaranteed: that every Arrow type has a SQL type; unions have none.
 
+pub mod float_text;
 pub mod identifier;
 mod parse;
 mod postgres;

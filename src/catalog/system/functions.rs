@@ -4,8 +4,8 @@
 
 use super::definitions::{self, RELATIONS};
 use super::names::{
-    INFORMATION_SCHEMA_OID, LAMINAR_SCHEMA_OID, PG_CATALOG_OID, UserRelation, index_oid, relation_of_constraint,
-    relation_of_index, role_names, role_oid, schema_of, user_relation, user_relations,
+    INFORMATION_SCHEMA_OID, KeyKind, LAMINAR_SCHEMA_OID, PG_CATALOG_OID, UserRelation, index_oid,
+    relation_of_constraint, relation_of_index, role_names, role_oid, schema_of, user_relation, user_relations,
 };
 use super::relations::class_of;
 use crate::catalog::objects::Object;
@@ -15,25 +15,32 @@ use crate::types::quote_identifier;
 
 /// `pg_get_indexdef(oid, column, ..)`; column 0 is the whole definition.
 pub fn index_definition(snapshot: &CatalogSnapshot, oid: u32, column: i32) -> Option<String> {
-    let relation = relation_of_index(snapshot, oid)?;
-    let (columns, name) = relation.key.as_ref()?;
+    let (relation, number) = relation_of_index(snapshot, oid)?;
+    let key = relation.key(number)?;
     if let Ok(position @ 1..) = usize::try_from(column) {
-        return columns.get(position - 1).map(|column| quote_identifier(column));
+        return key.columns.get(position - 1).map(|column| quote_identifier(column));
     }
     Some(format!(
         "CREATE UNIQUE INDEX {} ON {}.{} USING btree ({})",
-        quote_identifier(name),
+        quote_identifier(&key.name),
         quote_identifier(schema_of(relation.object)),
         quote_identifier(&relation.object.header().name),
-        quoted(columns)
+        quoted(&key.columns)
     ))
 }
 
-/// `pg_get_constraintdef(oid, ..)`.
+/// `pg_get_constraintdef(oid, ..)`. The expression of a CHECK is as it was written.
 pub fn constraint_definition(snapshot: &CatalogSnapshot, oid: u32) -> Option<String> {
-    let relation = relation_of_constraint(snapshot, oid)?;
-    let (columns, _) = relation.key.as_ref()?;
-    Some(format!("PRIMARY KEY ({})", quoted(columns)))
+    let (relation, number) = relation_of_constraint(snapshot, oid)?;
+    if let Some(check) = relation.checks.iter().find(|check| check.number == number) {
+        return Some(format!("CHECK ({})", check.expression));
+    }
+    let key = relation.key(number)?;
+    match key.kind {
+        KeyKind::Primary => Some(format!("PRIMARY KEY ({})", quoted(&key.columns))),
+        KeyKind::Unique => Some(format!("UNIQUE ({})", quoted(&key.columns))),
+        KeyKind::Found => None,
+    }
 }
 
 /// `pg_get_viewdef(oid, ..)`: the text as written, of views and pipelines.
@@ -86,9 +93,9 @@ pub fn relation_name(snapshot: &CatalogSnapshot, oid: u32) -> Option<(String, St
             relation.object.header().name.clone(),
         ));
     }
-    let relation = relation_of_index(snapshot, oid)?;
+    let (relation, number) = relation_of_index(snapshot, oid)?;
     let schema = schema_of(relation.object).to_owned();
-    relation.key.map(|(_, name)| (schema, name))
+    relation.key(number).map(|key| (schema, key.name.clone()))
 }
 
 /// The OID that `'name'::regclass` means.
@@ -101,12 +108,13 @@ pub fn relation_oid(snapshot: &CatalogSnapshot, name: &QualifiedName, search_pat
         if let Some(object) = snapshot.resolve_relation(&qualified, &[]) {
             return user_relation(object).map(|relation| relation.oid());
         }
-        let is_index = |relation: &UserRelation<'_>| {
-            schema_of(relation.object) == schema && relation.key.as_ref().is_some_and(|(_, index)| *index == name.name)
+        let index_called_so = |relation: UserRelation<'_>| {
+            let key = relation.keys.iter().find(|key| key.name == name.name)?;
+            Some(index_oid(relation.oid(), key.number))
         };
         user_relations(snapshot)
-            .find(is_index)
-            .map(|relation| index_oid(relation.oid()))
+            .filter(|relation| schema_of(relation.object) == schema)
+            .find_map(index_called_so)
     };
     match &name.schema {
         Some(schema) => in_schema(schema),

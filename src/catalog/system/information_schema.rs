@@ -5,7 +5,7 @@
 
 use super::SessionFacts;
 use super::definitions::RELATIONS;
-use super::names::{BOOTSTRAP_ROLE, UserRelation, schema_of, user_relations};
+use super::names::{BOOTSTRAP_ROLE, KeyKind, UserRelation, schema_of, user_relations};
 use super::rows::{Rows, row};
 use super::types;
 use crate::catalog::objects::Object;
@@ -210,28 +210,38 @@ fn datetime_precision(sql_type: &SqlType) -> Option<i32> {
 }
 
 pub(super) fn table_constraints(rows: &mut Rows, snapshot: &CatalogSnapshot, facts: &SessionFacts) {
-    for relation in user_relations(snapshot).filter(|relation| relation.primary) {
-        let Some((_, name)) = &relation.key else { continue };
+    for relation in user_relations(snapshot) {
         let schema = schema_of(relation.object);
-        row!(
-            rows,
-            constraint_catalog = &facts.database,
-            constraint_schema = schema,
-            constraint_name = name,
-            table_catalog = &facts.database,
-            table_schema = schema,
-            table_name = &relation.object.header().name,
-            constraint_type = "PRIMARY KEY",
-            is_deferrable = "NO",
-            initially_deferred = "NO",
-            enforced = "YES",
-        );
+        let keys = relation.declared_keys().map(|key| match key.kind {
+            KeyKind::Primary => (key.name.as_str(), "PRIMARY KEY"),
+            KeyKind::Unique | KeyKind::Found => (key.name.as_str(), "UNIQUE"),
+        });
+        let checks = relation.checks.iter().map(|check| (check.name, "CHECK"));
+        for (name, constraint_type) in keys.chain(checks) {
+            row!(
+                rows,
+                constraint_catalog = &facts.database,
+                constraint_schema = schema,
+                constraint_name = name,
+                table_catalog = &facts.database,
+                table_schema = schema,
+                table_name = &relation.object.header().name,
+                constraint_type = constraint_type,
+                is_deferrable = "NO",
+                initially_deferred = "NO",
+                enforced = "YES",
+            );
+        }
     }
 }
 
 pub(super) fn key_column_usage(rows: &mut Rows, snapshot: &CatalogSnapshot, facts: &SessionFacts) {
-    for relation in user_relations(snapshot).filter(|relation| relation.primary) {
-        let Some((columns, name)) = &relation.key else { continue };
+    let relations: Vec<UserRelation<'_>> = user_relations(snapshot).collect();
+    let keys = relations
+        .iter()
+        .flat_map(|relation| relation.declared_keys().map(move |key| (relation, key)));
+    for (relation, key) in keys {
+        let (columns, name) = (&key.columns, &key.name);
         let schema = schema_of(relation.object);
         for (index, column) in columns.iter().enumerate() {
             row!(
@@ -250,8 +260,12 @@ pub(super) fn key_column_usage(rows: &mut Rows, snapshot: &CatalogSnapshot, fact
 }
 
 pub(super) fn constraint_column_usage(rows: &mut Rows, snapshot: &CatalogSnapshot, facts: &SessionFacts) {
-    for relation in user_relations(snapshot).filter(|relation| relation.primary) {
-        let Some((columns, name)) = &relation.key else { continue };
+    let relations: Vec<UserRelation<'_>> = user_relations(snapshot).collect();
+    let keys = relations
+        .iter()
+        .flat_map(|relation| relation.declared_keys().map(move |key| (relation, key)));
+    for (relation, key) in keys {
+        let (columns, name) = (&key.columns, &key.name);
         let schema = schema_of(relation.object);
         for column in columns {
             row!(

@@ -28,28 +28,39 @@ const RULE_RANGE: u32 = 0xA000_0000;
 const CONSTRAINT_RANGE: u32 = 0xC000_0000;
 const RANGE_MASK: u32 = 0x1FFF_FFFF;
 
-pub(super) fn index_oid(relation: u32) -> u32 {
-    INDEX_RANGE | (relation & RANGE_MASK)
+/// The parts of a relation that have OIDs are numbered from 0, the PRIMARY KEY or a result's key; its number is in the upper bits
+/// of the range. What has no number any more is not shown.
+const PART_SHIFT: u32 = 24;
+const PARTS_MAX: u32 = (RANGE_MASK >> PART_SHIFT) + 1;
+const RELATION_MASK: u32 = (1 << PART_SHIFT) - 1;
+
+fn part_oid(range: u32, relation: u32, number: u32) -> u32 {
+    range | (number << PART_SHIFT) | (relation & RELATION_MASK)
 }
 
-/// The relation whose key an index OID stands for.
-pub(super) fn relation_of_index(snapshot: &CatalogSnapshot, oid: u32) -> Option<UserRelation<'_>> {
-    keyed_relation(snapshot, oid, INDEX_RANGE)
+pub(super) fn index_oid(relation: u32, number: u32) -> u32 {
+    part_oid(INDEX_RANGE, relation, number)
 }
 
-pub(super) fn relation_of_constraint(snapshot: &CatalogSnapshot, oid: u32) -> Option<UserRelation<'_>> {
-    keyed_relation(snapshot, oid, CONSTRAINT_RANGE).filter(|relation| relation.primary)
+pub(super) fn constraint_oid(relation: u32, number: u32) -> u32 {
+    part_oid(CONSTRAINT_RANGE, relation, number)
 }
 
-fn keyed_relation(snapshot: &CatalogSnapshot, oid: u32, range: u32) -> Option<UserRelation<'_>> {
+/// The relation, and the number of its key that an index OID stands for.
+pub(super) fn relation_of_index(snapshot: &CatalogSnapshot, oid: u32) -> Option<(UserRelation<'_>, u32)> {
+    relation_of_part(snapshot, oid, INDEX_RANGE)
+}
+
+/// The relation, and the number of its constraint.
+pub(super) fn relation_of_constraint(snapshot: &CatalogSnapshot, oid: u32) -> Option<(UserRelation<'_>, u32)> {
+    relation_of_part(snapshot, oid, CONSTRAINT_RANGE)
+}
+
+fn relation_of_part(snapshot: &CatalogSnapshot, oid: u32, range: u32) -> Option<(UserRelation<'_>, u32)> {
     let object = snapshot
-        .get(Oid(oid & RANGE_MASK))
+        .get(Oid(oid & RELATION_MASK))
         .filter(|_| oid & !RANGE_MASK == range)?;
-    user_relation(object).filter(|relation| relation.key.is_some())
-}
-
-pub(super) fn constraint_oid(relation: u32) -> u32 {
-    CONSTRAINT_RANGE | (relation & RANGE_MASK)
+    Some((user_relation(object)?, (oid & RANGE_MASK) >> PART_SHIFT))
 }
 
 pub(super) fn rule_oid(relation: u32) -> u32 {
@@ -89,10 +100,42 @@ pub(super) struct UserRelation<'a> {
     /// As in `pg_class.relkind`.
     pub kind: &'static str,
     pub columns: Vec<UserColumn<'a>>,
-    /// What identifies a row; the name of the index that stands for it.
-    pub key: Option<(Vec<&'a str>, String)>,
-    /// The key is a PRIMARY KEY.
-    pub primary: bool,
+    /// What identifies a row, each shown as an index.
+    pub keys: Vec<UserKey<'a>>,
+    pub checks: Vec<UserCheck<'a>>,
+}
+
+pub(super) struct UserKey<'a> {
+    /// Among the parts of the relation.
+    pub number: u32,
+    pub kind: KeyKind,
+    pub columns: Vec<&'a str>,
+    pub name: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyKind {
+    Primary,
+    Unique,
+    /// Of a result: nobody declared it.
+    Found,
+}
+
+pub(super) struct UserCheck<'a> {
+    pub number: u32,
+    pub name: &'a str,
+    pub expression: &'a str,
+}
+
+impl UserKey<'_> {
+    /// As in `pg_constraint.contype`.
+    pub(super) fn constraint_type(&self) -> Option<&'static str> {
+        match self.kind {
+            KeyKind::Primary => Some("p"),
+            KeyKind::Unique => Some("u"),
+            KeyKind::Found => None,
+        }
+    }
 }
 
 pub(super) struct UserColumn<'a> {
@@ -109,11 +152,19 @@ impl UserRelation<'_> {
         self.object.oid().0
     }
 
+    pub(super) fn key(&self, number: u32) -> Option<&UserKey<'_>> {
+        self.keys.iter().find(|key| key.number == number)
+    }
+
+    /// The keys that are constraints.
+    pub(super) fn declared_keys(&self) -> impl Iterator<Item = &UserKey<'_>> {
+        self.keys.iter().filter(|key| key.kind != KeyKind::Found)
+    }
+
     /// 1-based numbers of the key's columns.
-    pub(super) fn key_attributes(&self) -> Vec<i64> {
-        let Some((names, _)) = &self.key else { return Vec::new() };
+    pub(super) fn attributes(&self, key: &UserKey<'_>) -> Vec<i64> {
         let position = |name: &&str| self.columns.iter().position(|column| column.name == *name);
-        names
+        key.columns
             .iter()
             .filter_map(position)
             .map(|index| index as i64 + 1)
@@ -137,8 +188,8 @@ pub(super) fn user_relation(object: &Object) -> Option<UserRelation<'_>> {
                 .iter()
                 .map(|(name, sql_type)| plain(name, sql_type, false))
                 .collect(),
-            key: None,
-            primary: false,
+            keys: Vec::new(),
+            checks: Vec::new(),
         }),
         // One that only feeds sinks is no relation: it has no rows.
         Object::Pipeline(pipeline) if !pipeline.columns.is_empty() => Some(of_pipeline(object, pipeline)),
@@ -159,13 +210,38 @@ fn of_table<'a>(object: &'a Object, table: &'a Table) -> UserRelation<'a> {
             ..plain(&column.name, &column.sql_type, false)
         }
     };
-    let key: Vec<&str> = table.primary_key.iter().map(String::as_str).collect();
+    let mut keys = Vec::new();
+    if !table.primary_key.is_empty() {
+        keys.push(UserKey {
+            number: 0,
+            kind: KeyKind::Primary,
+            columns: table.primary_key.iter().map(String::as_str).collect(),
+            name: primary_key_name(table),
+        });
+    }
+    let mut checks = Vec::new();
+    for (number, constraint) in (1..PARTS_MAX).zip(&table.constraints) {
+        match &constraint.kind {
+            ConstraintKind::PrimaryKey => {}
+            ConstraintKind::Unique { columns } => keys.push(UserKey {
+                number,
+                kind: KeyKind::Unique,
+                columns: columns.iter().map(String::as_str).collect(),
+                name: constraint.name.clone(),
+            }),
+            ConstraintKind::Check { expression } => checks.push(UserCheck {
+                number,
+                name: &constraint.name,
+                expression,
+            }),
+        }
+    }
     UserRelation {
         object,
         kind: "r",
         columns: table.columns.iter().map(column).collect(),
-        key: (!key.is_empty()).then(|| (key, primary_key_name(table))),
-        primary: true,
+        keys,
+        checks,
     }
 }
 
@@ -181,7 +257,13 @@ fn primary_key_name(table: &Table) -> String {
 }
 
 fn of_pipeline<'a>(object: &'a Object, pipeline: &'a Pipeline) -> UserRelation<'a> {
-    let key: Vec<&str> = pipeline.unique_key.iter().map(String::as_str).collect();
+    let columns: Vec<&str> = pipeline.unique_key.iter().map(String::as_str).collect();
+    let key = (!columns.is_empty()).then(|| UserKey {
+        number: 0,
+        kind: KeyKind::Found,
+        columns,
+        name: format!("{}_key", pipeline.header.name),
+    });
     UserRelation {
         object,
         kind: "m",
@@ -190,8 +272,8 @@ fn of_pipeline<'a>(object: &'a Object, pipeline: &'a Pipeline) -> UserRelation<'
             .iter()
             .map(|(name, sql_type)| plain(name, sql_type, false))
             .collect(),
-        key: (!key.is_empty()).then(|| (key, format!("{}_key", pipeline.header.name))),
-        primary: false,
+        keys: key.into_iter().collect(),
+        checks: Vec::new(),
     }
 }
 

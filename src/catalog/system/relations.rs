@@ -4,9 +4,9 @@
 
 use super::definitions::{RELATIONS, Relation};
 use super::names::{
-    BOOTSTRAP_ROLE_OID, BTREE_OID, HEAP_OID, INFORMATION_SCHEMA_OID, LAMINAR_SCHEMA_OID, PG_CATALOG_OID, PG_CLASS_OID,
-    PG_NAMESPACE_OID, PG_REWRITE_OID, UserRelation, constraint_oid, default_oid, index_oid, role_oid, rule_oid,
-    schema_of, schema_oid, user_relation, user_relations,
+    BOOTSTRAP_ROLE_OID, BTREE_OID, HEAP_OID, INFORMATION_SCHEMA_OID, KeyKind, LAMINAR_SCHEMA_OID, PG_CATALOG_OID,
+    PG_CLASS_OID, PG_NAMESPACE_OID, PG_REWRITE_OID, UserKey, UserRelation, constraint_oid, default_oid, index_oid,
+    role_oid, rule_oid, schema_of, schema_oid, user_relation, user_relations,
 };
 use super::rows::{Rows, row};
 use super::types::{self, BuiltInType};
@@ -25,12 +25,13 @@ pub(super) fn pg_class(rows: &mut Rows, snapshot: &CatalogSnapshot) {
     for relation in user_relations(snapshot) {
         let mut class = ClassRow::of_user(snapshot, &relation);
         class_row(rows, &class);
-        if let Some((columns, name)) = &relation.key {
-            class.oid = index_oid(relation.oid());
-            class.name = name;
+        for key in &relation.keys {
+            class.oid = index_oid(relation.oid(), key.number);
+            class.name = &key.name;
             class.kind = "i";
             class.access_method = BTREE_OID;
-            class.columns = columns.len();
+            class.columns = key.columns.len();
+            class.checks = 0;
             class.has_index = false;
             class.has_rules = false;
             class_row(rows, &class);
@@ -46,6 +47,7 @@ struct ClassRow<'a> {
     kind: &'a str,
     access_method: u32,
     columns: usize,
+    checks: usize,
     has_index: bool,
     has_rules: bool,
 }
@@ -64,6 +66,7 @@ impl<'a> ClassRow<'a> {
             kind: relation.kind,
             access_method: if relation.kind == "r" { HEAP_OID } else { 0 },
             columns: relation.columns.len(),
+            checks: 0,
             has_index: false,
             has_rules: relation.kind == "v",
         }
@@ -79,7 +82,8 @@ impl<'a> ClassRow<'a> {
             kind: relation.kind,
             access_method: if relation.kind == "v" { 0 } else { HEAP_OID },
             columns: relation.columns.len(),
-            has_index: relation.key.is_some(),
+            checks: relation.checks.len(),
+            has_index: !relation.keys.is_empty(),
             has_rules: relation.kind == "v",
         }
     }
@@ -100,6 +104,7 @@ fn class_row(rows: &mut Rows, class: &ClassRow<'_>) {
         relpersistence = "p",
         relkind = class.kind,
         relnatts = i16::try_from(class.columns).unwrap_or(i16::MAX),
+        relchecks = i16::try_from(class.checks).unwrap_or(i16::MAX),
         relhasrules = class.has_rules,
         relispopulated = true,
         relreplident = if ["r", "m"].contains(&class.kind) { "d" } else { "n" },
@@ -139,15 +144,20 @@ fn user_attributes(rows: &mut Rows, relation: &UserRelation<'_>) {
         attribute.generated = if column.generated { "s" } else { "" };
         attribute_row(rows, &attribute);
     }
-    let Some((names, _)) = &relation.key else { return };
-    for (index, name) in names.iter().enumerate() {
+    for key in &relation.keys {
+        index_attributes(rows, relation, key);
+    }
+}
+
+fn index_attributes(rows: &mut Rows, relation: &UserRelation<'_>, key: &UserKey<'_>) {
+    for (index, name) in key.columns.iter().enumerate() {
         let column = relation.columns.iter().find(|column| column.name == *name);
         let Some(column) = column else { continue };
         let sql_type = types::of_column(column.sql_type);
         let Some(built_in) = types::by_oid(sql_type.oid()) else {
             continue;
         };
-        let mut attribute = AttributeRow::new(index_oid(relation.oid()), name, index, built_in);
+        let mut attribute = AttributeRow::new(index_oid(relation.oid(), key.number), name, index, built_in);
         attribute.modifier = sql_type.typmod();
         attribute_row(rows, &attribute);
     }
@@ -233,18 +243,22 @@ pub(super) fn pg_attrdef(rows: &mut Rows, snapshot: &CatalogSnapshot) {
 }
 
 pub(super) fn pg_index(rows: &mut Rows, snapshot: &CatalogSnapshot) {
-    for relation in user_relations(snapshot).filter(|relation| relation.key.is_some()) {
-        let attributes = relation.key_attributes();
+    let relations: Vec<UserRelation<'_>> = user_relations(snapshot).collect();
+    let keys = relations
+        .iter()
+        .flat_map(|relation| relation.keys.iter().map(move |key| (relation, key)));
+    for (relation, key) in keys {
+        let attributes = relation.attributes(key);
         let count = i16::try_from(attributes.len()).unwrap_or(i16::MAX);
         let zeros = vec![0i64; attributes.len()];
         row!(
             rows,
-            indexrelid = index_oid(relation.oid()),
+            indexrelid = index_oid(relation.oid(), key.number),
             indrelid = relation.oid(),
             indnatts = count,
             indnkeyatts = count,
             indisunique = true,
-            indisprimary = relation.primary,
+            indisprimary = key.kind == KeyKind::Primary,
             indimmediate = true,
             indisvalid = true,
             indisready = true,
@@ -258,21 +272,38 @@ pub(super) fn pg_index(rows: &mut Rows, snapshot: &CatalogSnapshot) {
 }
 
 pub(super) fn pg_constraint(rows: &mut Rows, snapshot: &CatalogSnapshot) {
-    for relation in user_relations(snapshot).filter(|relation| relation.primary) {
-        let Some((_, name)) = &relation.key else { continue };
-        row!(
-            rows,
-            oid = constraint_oid(relation.oid()),
-            conname = name,
-            connamespace = schema_oid(snapshot, schema_of(relation.object)),
-            contype = "p",
-            convalidated = true,
-            conrelid = relation.oid(),
-            conindid = index_oid(relation.oid()),
-            conislocal = true,
-            connoinherit = true,
-            conkey = relation.key_attributes(),
-        );
+    for relation in user_relations(snapshot) {
+        let schema = schema_oid(snapshot, schema_of(relation.object));
+        for key in relation.declared_keys() {
+            row!(
+                rows,
+                oid = constraint_oid(relation.oid(), key.number),
+                conname = &key.name,
+                connamespace = schema,
+                contype = key.constraint_type(),
+                convalidated = true,
+                conrelid = relation.oid(),
+                conindid = index_oid(relation.oid(), key.number),
+                conislocal = true,
+                connoinherit = true,
+                conkey = relation.attributes(key),
+            );
+        }
+        for check in &relation.checks {
+            row!(
+                rows,
+                oid = constraint_oid(relation.oid(), check.number),
+                conname = check.name,
+                connamespace = schema,
+                contype = "c",
+                convalidated = true,
+                conrelid = relation.oid(),
+                conindid = 0u32,
+                conislocal = true,
+                connoinherit = false,
+                conbin = check.expression,
+            );
+        }
     }
 }
 
@@ -357,7 +388,7 @@ pub(super) fn pg_tables(rows: &mut Rows, snapshot: &CatalogSnapshot) {
             schemaname = schema_of(relation.object),
             tablename = &header.name,
             tableowner = &header.owner,
-            hasindexes = relation.key.is_some(),
+            hasindexes = !relation.keys.is_empty(),
             hasrules = false,
             hastriggers = false,
             rowsecurity = false,
@@ -401,13 +432,14 @@ pub(super) fn pg_matviews(rows: &mut Rows, snapshot: &CatalogSnapshot) {
 
 pub(super) fn pg_indexes(rows: &mut Rows, snapshot: &CatalogSnapshot) {
     for relation in user_relations(snapshot) {
-        let Some((_, name)) = &relation.key else { continue };
-        row!(
-            rows,
-            schemaname = schema_of(relation.object),
-            tablename = &relation.object.header().name,
-            indexname = name,
-            indexdef = super::functions::index_definition(snapshot, index_oid(relation.oid()), 0),
-        );
+        for key in &relation.keys {
+            row!(
+                rows,
+                schemaname = schema_of(relation.object),
+                tablename = &relation.object.header().name,
+                indexname = &key.name,
+                indexdef = super::functions::index_definition(snapshot, index_oid(relation.oid(), key.number), 0),
+            );
+        }
     }
 }

@@ -335,7 +335,7 @@ fn functions_answer_like_postgres() {
     assert_eq!(functions::relation_oid(&snapshot, &t, &[]), None);
     assert_eq!(
         functions::relation_oid(&snapshot, &QualifiedName::new("public", "m_key"), &[]),
-        Some(names::index_oid(M))
+        Some(names::index_oid(M, 0))
     );
     assert_eq!(
         functions::relation_oid(&snapshot, &QualifiedName::unqualified("pg_class"), &[]),

@@ -68,7 +68,7 @@ impl ConnectorTable for BlackholeTable {
     }
 
     fn sink_changelog(&self, _primary_key: Option<&[usize]>) -> SinkChangelogSupport {
-        SinkChangelogSupport::Any(SinkChangelog::Debezium)
+        SinkChangelogSupport::Any(SinkChangelog::Debezium { key: None })
     }
 
     /// Nothing can be lost that is kept nowhere.
@@ -112,7 +112,7 @@ mod tests {
         let table = Blackhole.resolve(&given(&[]), None).unwrap();
         let bench = Bench::new();
         let schema: SchemaRef = Arc::new(arrow::datatypes::Schema::empty());
-        let context = bench.sink_context(&schema, SinkChangelog::Debezium, &[]);
+        let context = bench.sink_context(&schema, SinkChangelog::Debezium { key: None }, &[]);
         let mut sink = table.open_sink(context).unwrap();
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(1));
         let rows = arrow::array::RecordBatch::try_new_with_options(schema, vec![], &options).unwrap();

@@ -27,14 +27,14 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::ScalarBuffer;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use crate::clock::Clock;
 use crate::engine::connectors::lookup::{Lookup, LookupContext, LookupOptions};
 use crate::engine::connectors::options::{CommonOptions, OptionReader};
 use crate::engine::error::Error;
 use crate::engine::graph::SinkChangelog;
-use crate::engine::message::Chunk;
+use crate::engine::message::{Chunk, Weights};
 use crate::engine::results::history::{PinnedInput, ResultHistory};
 use crate::ids::{Epoch, SubtaskIndex};
 use crate::options::ResolvedOptions;
@@ -93,6 +93,11 @@ pub trait ConnectorTable: Send + Sync + fmt::Debug {
     /// Whether a source only adds rows. One that also takes rows away answers [`SourcePoll::Changes`].
     fn append_only(&self) -> bool {
         true
+    }
+
+    /// What a source does with the PRIMARY KEY of its table.
+    fn source_key(&self) -> SourceKey {
+        SourceKey::Unused
     }
 
     /// The most subtasks that may write; `Some(1)` for a single file.
@@ -167,10 +172,24 @@ pub enum Direction {
     Lookup,
 }
 
+/// How a source tells which row a change is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKey {
+    /// Rows are what they are: one that goes is equal to one that came.
+    Unused,
+    /// With a key, a row that comes replaces the one of its key, and one that goes need have nothing but its key: whoever
+    /// opens the source gives it a key only if it sorts that out. Without one, as [`SourceKey::Unused`].
+    Used,
+    /// The same, and without a key it cannot be read.
+    Required,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkChangelogSupport {
     AppendOnly,
     Any(SinkChangelog),
+    /// Upserts, if the table has a PRIMARY KEY.
+    NeedsKey,
 }
 
 /// What a sink promises when the server crashes; shown in SHOW TABLES, REST and a NOTICE when it is less than exactly once.
@@ -197,6 +216,9 @@ pub struct SourceContext {
     pub parallelism: u32,
     /// The columns to deliver, a subset of [`ConnectorTable::schema`] in any order.
     pub schema: SchemaRef,
+    /// Which of them are the key by which rows replace each other (see [`SourceKey`]). A row that goes may be NULL in all
+    /// others, whatever the schema says: see [`keyed_schema`].
+    pub key: Option<Vec<usize>>,
     /// The offsets that all subtasks reported at the restored checkpoint; empty on a fresh start. Splits are assigned by
     /// the source: it takes those that belong to `subtask` of `parallelism`.
     pub restored: Vec<SplitOffset>,
@@ -279,6 +301,16 @@ pub enum SourcePoll {
         split: usize,
     },
     Finished,
+}
+
+impl SourcePoll {
+    /// What a decoder gave.
+    pub fn decoded(split: usize, rows: RecordBatch, weights: Weights) -> SourcePoll {
+        match weights {
+            Weights::AllInsert => SourcePoll::Rows { split, rows },
+            Weights::Signed(weights) => SourcePoll::Changes { split, rows, weights },
+        }
+    }
 }
 
 /// A position that survives: the split's stable name and an opaque offset.
@@ -412,6 +444,15 @@ pub enum OptionKind {
 /// `METADATA FROM 'key'`, such as `file`. [`ConnectorTable::schema`] ends with such fields, named `_key`; a declared
 /// column that carries it is filled likewise.
 pub const METADATA_FIELD: &str = "laminar:metadata";
+
+/// The schema of what a source delivers whose rows replace each other by `key`.
+pub fn keyed_schema(schema: &SchemaRef, key: Option<&[usize]>) -> SchemaRef {
+    let Some(key) = key else { return Arc::clone(schema) };
+    let field = |(at, field): (usize, &Arc<Field>)| field.as_ref().clone().with_nullable(!key.contains(&at));
+    Arc::new(Schema::new(
+        schema.fields().iter().enumerate().map(field).collect::<Vec<_>>(),
+    ))
+}
 
 /// Every connector, by name.
 pub static REGISTRY: &[&dyn Connector] = &[

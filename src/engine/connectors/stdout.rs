@@ -12,8 +12,7 @@ use crate::engine::connectors::{
     Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction, Prepared, Result, Sink,
     SinkChangelogSupport, SinkContext, files,
 };
-use crate::engine::formats::{Encoder, Format, FormatOptions};
-use crate::engine::graph::SinkChangelog;
+use crate::engine::formats::{Encoder, FormatOptions};
 use crate::engine::message::Chunk;
 use crate::ids::Epoch;
 use crate::options::ResolvedOptions;
@@ -75,8 +74,8 @@ impl ConnectorTable for StdoutTable {
         self.common.clone()
     }
 
-    fn sink_changelog(&self, _primary_key: Option<&[usize]>) -> SinkChangelogSupport {
-        changelog_of(self.format.format)
+    fn sink_changelog(&self, primary_key: Option<&[usize]>) -> SinkChangelogSupport {
+        self.format.sink_changelog(primary_key)
     }
 
     fn guarantee(&self) -> DeliveryGuarantee {
@@ -84,7 +83,7 @@ impl ConnectorTable for StdoutTable {
     }
 
     fn open_sink(&self, context: SinkContext) -> Result<Box<dyn Sink>> {
-        let encoder = self.format.encoder(&context.schema)?;
+        let encoder = self.format.encoder(&context.schema, &context.changelog)?;
         let mut buffer = Vec::new();
         encoder.header(&mut buffer);
         Ok(Box::new(StdoutSink {
@@ -96,13 +95,6 @@ impl ConnectorTable for StdoutTable {
 }
 
 /// Only Debezium records can take rows away.
-pub fn changelog_of(format: Format) -> SinkChangelogSupport {
-    match format {
-        Format::DebeziumJson => SinkChangelogSupport::Any(SinkChangelog::Debezium),
-        _ => SinkChangelogSupport::AppendOnly,
-    }
-}
-
 struct StdoutSink {
     encoder: Box<dyn Encoder>,
     buffer: Vec<u8>,
@@ -140,6 +132,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::engine::connectors::testing::given;
+    use crate::engine::graph::SinkChangelog;
 
     #[test]
     fn only_debezium_takes_rows_away() {
@@ -155,7 +148,7 @@ mod tests {
         assert_eq!(changelog("json"), SinkChangelogSupport::AppendOnly);
         assert_eq!(
             changelog("debezium_json"),
-            SinkChangelogSupport::Any(SinkChangelog::Debezium)
+            SinkChangelogSupport::Any(SinkChangelog::Debezium { key: None })
         );
         assert!(Stdout.resolve(&given(&[("format", "parquet")]), None).is_err());
     }

@@ -105,6 +105,7 @@ impl Bench {
             subtask: SubtaskIndex(0),
             parallelism: 1,
             schema: Arc::new(arrow::datatypes::Schema::empty()),
+            key: None,
             restored: Vec::new(),
             runtime: self.runtime.handle().clone(),
             waker: Arc::new(NobodyToWake),

@@ -566,8 +566,14 @@ pub struct BatchBuilder {
 
 impl BatchBuilder {
     pub fn new(schema: &SchemaRef) -> Result<BatchBuilder, Error> {
+        BatchBuilder::shown_as(schema, schema)
+    }
+
+    /// Values are refused by `schema`; batches have the schema `shown`, which differs in what may be NULL: fields of a row may
+    /// be left out.
+    pub fn shown_as(schema: &SchemaRef, shown: &SchemaRef) -> Result<BatchBuilder, Error> {
         Ok(BatchBuilder {
-            schema: Arc::clone(schema),
+            schema: Arc::clone(shown),
             root: StructBuilder::new(schema.fields())?,
             rows: 0,
         })

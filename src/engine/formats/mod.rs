@@ -13,18 +13,23 @@ pub mod infer;
 pub mod json;
 pub mod raw;
 pub mod text_values;
+pub mod upsert;
+
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use crate::engine::connectors::options::{OptionReader, choice_option, flag_option, text_option};
-use crate::engine::connectors::{BadRowHandler, OptionDescription};
+use crate::engine::connectors::{BadRowHandler, OptionDescription, SinkChangelogSupport, SourceKey};
 use crate::engine::error::Error;
 use crate::engine::formats::csv::CsvOptions;
 use crate::engine::formats::json::decode::{JsonDecodeOptions, JsonDecoder};
 use crate::engine::formats::json::encode::{DecimalEncoding, JsonEncodeOptions, JsonEncoder};
 use crate::engine::formats::raw::{RawDecoder, RawEncoder};
-use crate::engine::message::Chunk;
+use crate::engine::formats::upsert::{UpsertDecoder, UpsertEncoder};
+use crate::engine::graph::SinkChangelog;
+use crate::engine::message::{Chunk, Weights};
 
 /// Bytes at hand.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +54,11 @@ pub trait Decoder: Send {
 
     /// The rows collected, which are then gone from here.
     fn take(&mut self) -> Result<RecordBatch, Error>;
+
+    /// The rows collected and how often each counts; a format of changes takes rows away as well.
+    fn take_changes(&mut self) -> Result<(RecordBatch, Weights), Error> {
+        Ok((self.take()?, Weights::AllInsert))
+    }
 }
 
 /// Columns to bytes.
@@ -128,6 +138,8 @@ pub struct FormatOptions {
     pub json_decode: JsonDecodeOptions,
     pub json_encode: JsonEncodeOptions,
     pub csv: CsvOptions,
+    /// Records replace each other by the table's key; this field marks those that go.
+    pub upsert_marker: Option<String>,
 }
 
 impl FormatOptions {
@@ -157,23 +169,84 @@ impl FormatOptions {
                 text_values: options.flag("json.text_values")?.unwrap_or(false),
             },
             csv: CsvOptions::read(options)?,
+            upsert_marker: upsert_marker(options, format)?,
         })
     }
 
-    /// A decoder of text formats; Parquet files are read by whoever can seek in them.
-    pub fn decoder(&self, schema: &SchemaRef) -> Result<Box<dyn Decoder>, Error> {
-        Ok(match self.format {
-            Format::Json => Box::new(JsonDecoder::new(schema, self.json_decode)?),
-            Format::Csv => Box::new(csv::CsvDecoder::new(schema, self.csv.clone(), None)?),
+    /// Whether records add rows only.
+    pub fn append_only(&self) -> bool {
+        self.format != Format::DebeziumJson && self.upsert_marker.is_none()
+    }
+
+    /// What a source of this format does with the table's PRIMARY KEY.
+    pub fn source_key(&self) -> SourceKey {
+        match self.format {
+            Format::DebeziumJson => SourceKey::Used,
+            _ if self.upsert_marker.is_some() => SourceKey::Required,
+            _ => SourceKey::Unused,
+        }
+    }
+
+    /// How changes are written.
+    pub fn sink_changelog(&self, primary_key: Option<&[usize]>) -> SinkChangelogSupport {
+        match (self.format, &self.upsert_marker, primary_key) {
+            (Format::DebeziumJson, ..) => SinkChangelogSupport::Any(SinkChangelog::Debezium { key: None }),
+            (_, Some(_), Some(key)) => SinkChangelogSupport::Any(SinkChangelog::Upsert { key: key.to_vec() }),
+            (_, Some(_), None) => SinkChangelogSupport::NeedsKey,
+            _ => SinkChangelogSupport::AppendOnly,
+        }
+    }
+
+    /// The columns that records of a source have, of which [`FormatOptions::rows`] makes rows of `schema`.
+    pub fn record_schema(&self, schema: &SchemaRef, key: Option<&[usize]>) -> Result<SchemaRef, Error> {
+        match &self.upsert_marker {
+            Some(marker) => upsert::record_schema(&with_key(schema, key), marker),
+            None => Ok(Arc::clone(schema)),
+        }
+    }
+
+    /// A decoder of rows from one of records.
+    pub fn rows(&self, records: Box<dyn Decoder>, schema: &SchemaRef, key: Option<&[usize]>) -> Box<dyn Decoder> {
+        match &self.upsert_marker {
+            Some(_) => Box::new(UpsertDecoder::new(records, schema, key)),
+            None => records,
+        }
+    }
+
+    /// A decoder of text formats; Parquet files are read by whoever can seek in them. `key`: see [`SourceContext::key`].
+    ///
+    /// [`SourceContext::key`]: crate::engine::connectors::SourceContext::key
+    pub fn decoder(&self, schema: &SchemaRef, key: Option<&[usize]>) -> Result<Box<dyn Decoder>, Error> {
+        let records = self.record_schema(schema, key)?;
+        let decoder: Box<dyn Decoder> = match self.format {
+            Format::Json => Box::new(JsonDecoder::new(&records, self.json_decode)?),
+            Format::Csv => Box::new(csv::CsvDecoder::new(&records, self.csv.clone(), None)?),
             Format::RawString | Format::RawBytes => Box::new(RawDecoder::new(schema)?),
-            Format::DebeziumJson | Format::Parquet => return Err(self.unsupported("read as a stream of bytes")),
-        })
+            Format::DebeziumJson => Box::new(debezium::decoder(schema, key, self.json_decode)?),
+            Format::Parquet => return Err(self.unsupported("read as a stream of bytes")),
+        };
+        Ok(self.rows(decoder, schema, key))
     }
 
-    pub fn encoder(&self, schema: &SchemaRef) -> Result<Box<dyn Encoder>, Error> {
+    pub fn encoder(&self, schema: &SchemaRef, changelog: &SinkChangelog) -> Result<Box<dyn Encoder>, Error> {
+        match (&self.upsert_marker, changelog) {
+            (Some(marker), SinkChangelog::Upsert { .. }) => {
+                let records = upsert::record_schema(schema, marker)?;
+                let encoder = self.record_encoder(&records, changelog)?;
+                Ok(Box::new(UpsertEncoder::new(encoder, records)))
+            }
+            _ => self.record_encoder(schema, changelog),
+        }
+    }
+
+    fn record_encoder(&self, schema: &SchemaRef, changelog: &SinkChangelog) -> Result<Box<dyn Encoder>, Error> {
+        let key = match changelog {
+            SinkChangelog::Debezium { key } => key.as_deref(),
+            SinkChangelog::Append | SinkChangelog::Upsert { .. } => None,
+        };
         Ok(match self.format {
             Format::Json => Box::new(JsonEncoder::new(schema, self.json_encode)),
-            Format::DebeziumJson => Box::new(debezium::DebeziumEncoder::new(schema, self.json_encode)),
+            Format::DebeziumJson => Box::new(debezium::encode::DebeziumEncoder::new(schema, key, self.json_encode)),
             Format::Csv => Box::new(csv::CsvEncoder::new(schema, self.csv.clone())),
             Format::RawString | Format::RawBytes => Box::new(RawEncoder::new(schema)?),
             Format::Parquet => return Err(self.unsupported("written as a stream of bytes")),
@@ -188,9 +261,35 @@ impl FormatOptions {
     }
 }
 
+/// The field that marks rows that go, when the table says that its records are upserts.
+fn upsert_marker(options: &OptionReader<'_>, format: Format) -> Result<Option<String>, Error> {
+    if options.choice("envelope")? != Some("upsert") {
+        return Ok(None);
+    }
+    match format {
+        Format::Json | Format::Csv => Ok(options.text("upsert.delete_field").map(str::to_owned)),
+        other => Err(Error::NotSupported {
+            what: format!("envelope = 'upsert' with format \"{}\"", other.name()),
+            hint: Some("json and csv have fields by name, one of which can mark rows that go.".into()),
+        }),
+    }
+}
+
+/// The key's columns are never NULL.
+pub fn with_key(schema: &SchemaRef, key: Option<&[usize]>) -> SchemaRef {
+    let field = |(at, field): (usize, &Arc<Field>)| {
+        let in_key = key.is_some_and(|key| key.contains(&at));
+        field.as_ref().clone().with_nullable(field.is_nullable() && !in_key)
+    };
+    Arc::new(Schema::new(
+        schema.fields().iter().enumerate().map(field).collect::<Vec<_>>(),
+    ))
+}
+
 /// The options of all formats, for connectors that offer any.
 pub fn option_descriptions() -> Vec<OptionDescription> {
-    let mut options = vec![
+    let mut options = envelope_options();
+    options.extend([
         choice_option(
             "json.timestamp_format",
             &["timestamp_format"],
@@ -221,6 +320,36 @@ pub fn option_descriptions() -> Vec<OptionDescription> {
             Some("false"),
             "JSON values are written as strings that hold their text.",
         ),
+    ]);
+    options.extend(csv_options());
+    for option in &mut options {
+        option.scope = crate::engine::connectors::OptionScope::Table;
+    }
+    options
+}
+
+fn envelope_options() -> Vec<OptionDescription> {
+    vec![
+        OptionDescription {
+            default: Some("none"),
+            ..choice_option(
+                "envelope",
+                &[],
+                &["none", "upsert"],
+                "Whether records stand by themselves, or each replaces the one of its PRIMARY KEY.",
+            )
+        },
+        text_option(
+            "upsert.delete_field",
+            &["delete_field"],
+            Some("__deleted"),
+            "The field of an upsert that is true when the row goes.",
+        ),
+    ]
+}
+
+fn csv_options() -> Vec<OptionDescription> {
+    vec![
         text_option(
             "csv.delimiter",
             &["delimiter"],
@@ -251,9 +380,5 @@ pub fn option_descriptions() -> Vec<OptionDescription> {
             Some(""),
             "An unquoted field with this text is NULL.",
         ),
-    ];
-    for option in &mut options {
-        option.scope = crate::engine::connectors::OptionScope::Table;
-    }
-    options
+    ]
 }

@@ -3,8 +3,8 @@
 //! [`build`] makes the operator of a graph node. Stateless: `filter`, `project`, `unnest`, `union`. Aggregation:
 //! `updating_aggregate`, `window_aggregate`, `session_aggregate`, and before an exchange `partial_aggregate`, all on a `group_table` (keys to
 //! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `join` has two inputs, `lookup_join` one and a system outside.
-//! `top_n` keeps the first rows by rank. `over`
-//! computes window functions in order of event time. `materialize` keeps a result readable.
+//! `top_n` keeps the first rows by rank. `over` computes window functions in order of event time. `upsert_normalise` makes changes
+//! out of rows that replace each other. `materialize` keeps a result readable.
 //!
 //! Rules that hold for all: hashes of the last exchange are never passed on (`keys` says why); a chunk put out has
 //! exactly the schema of the stream; an error in the data is [`Error::Data`] with a code.
@@ -22,6 +22,7 @@ mod join;
 pub(crate) mod keys;
 pub(crate) mod lookup_join;
 mod materialize;
+pub(crate) mod net_rows;
 mod over;
 mod partial_aggregate;
 mod project;
@@ -31,8 +32,11 @@ pub(crate) mod top_n;
 mod union;
 mod unnest;
 mod updating_aggregate;
+mod upsert_normalise;
 mod window;
 mod window_aggregate;
+
+pub(crate) use upsert_normalise::can_keep;
 
 use std::sync::Arc;
 
@@ -77,6 +81,7 @@ pub fn build(
         OperatorSpec::Project { expressions } => Box::new(project::Project::new(expressions, schema)),
         OperatorSpec::Unnest(unnest) => Box::new(unnest::Unnest::new(unnest, schema)),
         OperatorSpec::Union => Box::new(union::Union::new(schema)),
+        OperatorSpec::UpsertNormalise(spec) => Box::new(upsert_normalise::UpsertNormalise::new(spec, output)?),
         OperatorSpec::UpdatingAggregate(spec) if spec.phase == AggregatePhase::Partial => Box::new(
             partial_aggregate::PartialAggregate::new(spec, None, input_schema(input)?, schema)?,
         ),

@@ -24,6 +24,7 @@ pub mod statement;
 pub mod tokens;
 pub mod transaction;
 mod unsupported;
+mod with;
 
 use std::sync::Arc;
 
@@ -115,7 +116,7 @@ const RULES: &[(&[&str], Rule)] = &[
     (&["MOVE"], session::fetch),
     (&["CLOSE"], session::close),
     (&["SELECT"], query),
-    (&["WITH"], query),
+    (&["WITH"], with::statement),
     (&["VALUES"], query),
     (&["TABLE"], query),
     (&["INSERT"], insert),

@@ -114,7 +114,11 @@ pub(crate) fn changes_something(statement: &Statement) -> bool {
         | Statement::Insert(_) => true,
         Statement::Sql(tree) => matches!(
             tree.as_ref(),
-            ast::Statement::Update(_) | ast::Statement::Delete(_) | ast::Statement::Truncate(_)
+            // A query of the parser underneath that is none of ours: UPDATE or DELETE behind WITH.
+            ast::Statement::Update(_)
+                | ast::Statement::Delete(_)
+                | ast::Statement::Truncate(_)
+                | ast::Statement::Query(_)
         ),
         Statement::Copy(copy) => copy.direction == CopyDirection::FromClient,
         _ => false,

@@ -14,7 +14,8 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::planner::PlannerContext;
 
 use crate::catalog::objects::{self, ColumnKind, Pipeline, Table};
-use crate::engine::connectors::{self, ConnectorTable, Direction, METADATA_FIELD};
+use crate::engine::connectors::{self, ConnectorTable, Direction, METADATA_FIELD, SourceKey};
+use crate::engine::operators::can_keep;
 use crate::engine::results::follow::FollowedResult;
 use crate::error::{ErrorReport, Report, SqlState, nearest};
 use crate::ids::Oid;
@@ -51,6 +52,8 @@ pub struct StreamTable {
     pub event_time_column: Option<usize>,
     /// Declared columns that identify a row at any moment, when the table keeps that promise itself.
     pub unique_key: Option<Vec<usize>>,
+    /// Declared columns by which rows of the source replace each other, which is to be sorted out behind it.
+    pub upsert_key: Option<Vec<usize>>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +117,7 @@ pub fn source(binder: &Binder<'_>, table: &Table) -> Result<StreamTable> {
     });
     let columns = column_expressions(binder, table, &schema, &connector_schema)?;
     let (event_time, event_time_column) = event_time(binder, table, &resolved, &schema, &columns)?;
+    let upsert_key = upsert_key(table, resolved.source_key(), &schema, &connector_schema)?;
     Ok(StreamTable {
         oid: table.header.oid,
         name: qualified(table),
@@ -123,8 +127,48 @@ pub fn source(binder: &Binder<'_>, table: &Table) -> Result<StreamTable> {
         columns,
         event_time,
         event_time_column,
-        unique_key: None,
+        unique_key: upsert_key.clone(),
+        upsert_key,
     })
+}
+
+/// The PRIMARY KEY of a table whose source delivers rows that replace each other.
+fn upsert_key(table: &Table, use_of_key: SourceKey, schema: &Schema, connector: &Schema) -> Result<Option<Vec<usize>>> {
+    let name = &table.header.name;
+    match use_of_key {
+        SourceKey::Unused => return Ok(None),
+        SourceKey::Used if table.primary_key.is_empty() => return Ok(None),
+        SourceKey::Required if table.primary_key.is_empty() => {
+            return Err(Error::Table(
+                ErrorReport::new(
+                    SqlState::INVALID_TABLE_DEFINITION,
+                    format!("table \"{name}\" is read as upserts and has no PRIMARY KEY"),
+                )
+                .with_hint("Declare the columns by which rows replace each other: PRIMARY KEY (column, ..)."),
+            ));
+        }
+        SourceKey::Used | SourceKey::Required => {}
+    }
+    if let Some(column) = table
+        .columns
+        .iter()
+        .find(|column| table.primary_key.contains(&column.name) && !matches!(column.kind, ColumnKind::Physical))
+    {
+        return Err(Error::not_supported(
+            format!(
+                "column \"{}\", which the record does not hold, in the PRIMARY KEY of \"{name}\"",
+                column.name
+            ),
+            "Declare a key of columns that every change record has, and GROUP BY or DISTINCT ON the others.",
+        ));
+    }
+    if !can_keep(connector) {
+        return Err(Error::not_supported(
+            format!("a MAP column in table \"{name}\", whose rows replace each other by key"),
+            "Declare the column as JSON.",
+        ));
+    }
+    Ok(table.primary_key.iter().map(|key| schema.index_of(key).ok()).collect())
 }
 
 /// The kept result of another pipeline as a source.
@@ -163,6 +207,7 @@ pub fn result(pipeline: &Pipeline) -> Result<StreamTable> {
         event_time: None,
         event_time_column: None,
         unique_key: key.filter(|key| !key.is_empty()),
+        upsert_key: None,
     })
 }
 

@@ -48,6 +48,7 @@ pub fn job_graph(table: &Table, tables: &InternalTables) -> Result<JobGraph> {
             table_name: qualified(table),
             table: Arc::new(InternalTableSource::new(mailbox, Arc::clone(&schema))),
             physical_schema: schema,
+            key: None,
             event_time: None,
             projection: None,
         }),

@@ -51,6 +51,14 @@ pub struct SetColumn {
     pub value: ast::Expr,
 }
 
+/// What an UPDATE or DELETE says of the rows that it changes.
+pub struct Found<'a> {
+    pub with: Option<&'a ast::With>,
+    /// FROM or USING.
+    pub from: &'a [TableWithJoins],
+    pub selection: Option<&'a ast::Expr>,
+}
+
 impl Planning<'_> {
     /// The rows of an INSERT: the stored columns of the table, in its order.
     pub fn insert(&self, query: &Query, given: &[Ident]) -> Result<BatchQuery> {
@@ -81,29 +89,18 @@ impl Planning<'_> {
         batch::plan_shaped(&query, self.text, self.snapshot, self.settings, self.relations, &shape)
     }
 
-    /// The rows that an UPDATE or DELETE finds, `from` being FROM or USING: the row's number and all its columns, then the new
-    /// values.
-    pub fn changed(
-        &self,
-        alias: &str,
-        from: &[TableWithJoins],
-        selection: Option<&ast::Expr>,
-        set: &[SetColumn],
-    ) -> Result<BatchQuery> {
-        let query = self.changed_query(alias, from, selection, set)?;
+    /// The rows that an UPDATE or DELETE finds: the row's number and all its columns, then the new values.
+    pub fn changed(&self, alias: &str, found: &Found<'_>, set: &[SetColumn]) -> Result<BatchQuery> {
+        let query = self.changed_query(alias, found, set)?;
         self.plan_set(&query, set)
     }
 
     /// That query, for describing its parameters.
-    pub fn changed_query(
-        &self,
-        alias: &str,
-        from: &[TableWithJoins],
-        selection: Option<&ast::Expr>,
-        set: &[SetColumn],
-    ) -> Result<Query> {
+    pub fn changed_query(&self, alias: &str, found: &Found<'_>, set: &[SetColumn]) -> Result<Query> {
         let target = format!("{STATEMENT_SCHEMA}.{TARGET_ROWS} AS {}", quote_identifier(alias));
-        self.skeleton(alias, &target, from, selection, set)
+        let mut query = self.skeleton(alias, &target, found.from, found.selection, set)?;
+        query.with = found.with.cloned();
+        Ok(query)
     }
 
     /// The same for rows that ON CONFLICT DO UPDATE changes: each target row beside the row of the same number that was to be

@@ -6,6 +6,7 @@ use datafusion::common::ScalarValue;
 
 use crate::catalog::objects::Object;
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
+use crate::catalog::system::functions::{constraint_definition, index_definition};
 use crate::ids::{FIRST_USER_OID, Oid};
 use crate::planner::error::{Error, Undefined};
 use crate::planner::functions::Functions;
@@ -209,10 +210,16 @@ fn definitions(context: &Arc<Context>) -> Vec<RowFunction> {
             })))
         }),
         looking(context, "pg_get_indexdef", 1..=3, SqlType::Text, |context, row| {
-            Ok(text(context.key_of_index(row)))
+            let column = row.oid(1).and_then(|column| i32::try_from(column).ok()).unwrap_or(0);
+            Ok(text(
+                row.oid(0)
+                    .and_then(|oid| index_definition(&context.snapshot, oid, column)),
+            ))
         }),
         looking(context, "pg_get_constraintdef", 1..=2, SqlType::Text, |context, row| {
-            Ok(text(context.key_of_index(row)))
+            Ok(text(
+                row.oid(0).and_then(|oid| constraint_definition(&context.snapshot, oid)),
+            ))
         }),
         looking(context, "obj_description", 1..=2, SqlType::Text, |context, row| {
             Ok(text(row.oid(0).and_then(|oid| {
@@ -300,17 +307,6 @@ impl Context {
             .snapshot
             .resolve_relation(&QualifiedName::unqualified(header.name.clone()), &self.search_path);
         found.is_some_and(|found| found.oid().0 == oid)
-    }
-
-    /// The primary key of the relation that an index or constraint stands for; both have the relation's OID in our views.
-    fn key_of_index(&self, row: &Row<'_>) -> Option<String> {
-        let key = match self.snapshot.get(Oid(row.oid(0)?))? {
-            Object::Table(table) => table.primary_key.clone(),
-            Object::Pipeline(pipeline) => pipeline.unique_key.clone(),
-            _ => return None,
-        };
-        let columns: Vec<String> = key.iter().map(|name| types::quote_identifier(name)).collect();
-        (!columns.is_empty()).then(|| format!("PRIMARY KEY ({})", columns.join(", ")))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Integer arithmetic and casts to integers as Postgres does them.
+//! Integer arithmetic, casts to integers and of floats to text as Postgres does them.
 //!
 //! | expression | Postgres, here | DataFusion |
 //! | --- | --- | --- |
@@ -6,16 +6,17 @@
 //! | double to integer | to the nearest, halves to even | cut off |
 //! | numeric to integer | to the nearest, halves away from zero | cut off |
 //! | integer that does not fit the type it is cast to | error 22003 | another error |
+//! | double and real to text, also where a function or `\|\|` wants text | `3`, `1e+20`, `Infinity` | `3.0`, `1e20`, `inf` |
 //!
 //! Put into a plan when its types are settled, before anything is folded. The replacements show and name themselves as what
 //! they replace. Not covered: sums over rows, which have their own checks where rows are added up.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
 use arrow::compute::kernels::numeric;
 use arrow::compute::{CastOptions, cast, cast_with_options};
-use arrow::datatypes::{DataType, Field, FieldRef, Float64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Float32Type, Float64Type};
 use arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{DFSchema, DataFusionError, Result, ScalarValue};
@@ -26,6 +27,8 @@ use datafusion::logical_expr::{
     BinaryExpr, Cast, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ReturnFieldArgs, ScalarFunctionArgs,
     ScalarUDF, ScalarUDFImpl, Signature, Volatility, binary_expr,
 };
+
+use crate::types::float_text::{double_text, real_text};
 
 /// The plan with checked arithmetic; its types are settled.
 pub fn checked(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -103,6 +106,8 @@ enum Operation {
     Negate,
     /// To an integer type.
     Round(DataType),
+    /// A float to a text type.
+    Text(DataType),
 }
 
 impl Operation {
@@ -127,6 +132,11 @@ impl Operation {
                 let rounded = from.is_floating() || matches!(from, DataType::Decimal128(_, scale) if scale > 0);
                 (rounded || is_narrower(wanted, &from)).then(|| Operation::Round(wanted.clone()))
             }
+            Expr::Cast(Cast { expr, field }) if field.data_type().is_string() => {
+                let from = type_of(expr)?;
+                let is_float = matches!(from, DataType::Float32 | DataType::Float64);
+                is_float.then(|| Operation::Text(field.data_type().clone()))
+            }
             _ => None,
         }
     }
@@ -143,6 +153,7 @@ impl Operation {
             Operation::Multiply => (numeric::mul(first, second), first.data_type()),
             Operation::Negate => (numeric::neg(first), first.data_type()),
             Operation::Round(wanted) => (rounded(first, wanted), wanted),
+            Operation::Text(wanted) => (float_texts(first, wanted), wanted),
         };
         result.map_err(|error| match error {
             ArrowError::ArithmeticOverflow(_) | ArrowError::CastError(_) => {
@@ -182,6 +193,25 @@ fn rounded(values: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowError>
     cast_with_options(&whole, wanted, &options)
 }
 
+fn float_texts(values: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, ArrowError> {
+    let mut texts = StringBuilder::new();
+    let mut text = Vec::new();
+    for row in 0..values.len() {
+        if values.is_null(row) {
+            texts.append_null();
+            continue;
+        }
+        text.clear();
+        match values.data_type() {
+            DataType::Float32 => real_text(values.as_primitive::<Float32Type>().value(row), &mut text),
+            _ => double_text(values.as_primitive::<Float64Type>().value(row), &mut text),
+        }
+        texts.append_value(String::from_utf8_lossy(&text));
+    }
+    let texts: ArrayRef = Arc::new(texts.finish());
+    cast(&texts, wanted)
+}
+
 /// As Postgres calls it in messages.
 fn type_name(of: &DataType) -> &'static str {
     match of {
@@ -211,7 +241,9 @@ impl CheckedFunction {
             Operation::Minus => binary_expr(argument(0), Operator::Minus, argument(1)),
             Operation::Multiply => binary_expr(argument(0), Operator::Multiply, argument(1)),
             Operation::Negate => Expr::Negative(Box::new(argument(0))),
-            Operation::Round(wanted) => Expr::Cast(Cast::new(Box::new(argument(0)), wanted.clone())),
+            Operation::Round(wanted) | Operation::Text(wanted) => {
+                Expr::Cast(Cast::new(Box::new(argument(0)), wanted.clone()))
+            }
         }
     }
 }
@@ -224,6 +256,7 @@ impl ScalarUDFImpl for CheckedFunction {
             Operation::Multiply => "checked_multiply",
             Operation::Negate => "checked_negate",
             Operation::Round(_) => "round_to_integer",
+            Operation::Text(_) => "float_to_text",
         }
     }
 
@@ -241,7 +274,7 @@ impl ScalarUDFImpl for CheckedFunction {
 
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
         match (&self.operation, arguments.first()) {
-            (Operation::Round(wanted), _) => Ok(wanted.clone()),
+            (Operation::Round(wanted) | Operation::Text(wanted), _) => Ok(wanted.clone()),
             (_, Some(first)) => Ok(first.clone()),
             (_, None) => Err(DataFusionError::Internal("arithmetic without arguments".into())),
         }

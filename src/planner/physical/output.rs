@@ -11,6 +11,7 @@ use datafusion::scalar::ScalarValue;
 
 use crate::engine::connectors::{ConnectorTable, SinkChangelogSupport};
 use crate::engine::graph::{Exchange, GraphEdge, MaterializeSpec, OperatorSpec, SinkChangelog, SinkSpec, StreamShape};
+use crate::error::{ErrorReport, SqlState};
 use crate::ids::Oid;
 use crate::planner::bind::positions::SourceText;
 use crate::planner::bind::{names, result_type};
@@ -201,7 +202,7 @@ impl Lowering {
             .collect();
         let how = match &changelog {
             SinkChangelog::Append => "",
-            SinkChangelog::Debezium => " changelog=debezium",
+            SinkChangelog::Debezium { .. } => " changelog=debezium",
             SinkChangelog::Upsert { .. } => " changelog=upsert",
         };
         let identity = match target.oid.0 {
@@ -256,16 +257,64 @@ fn changelog(stream: &Stream, target: &SinkTarget) -> Result<SinkChangelog> {
     let support = target.table.sink_changelog(target.primary_key.as_deref());
     match support {
         // A format for changes writes inserts as changes too.
-        SinkChangelogSupport::Any(changelog) => Ok(changelog),
+        SinkChangelogSupport::Any(SinkChangelog::Debezium { .. }) => Ok(SinkChangelog::Debezium {
+            key: stream.shape.unique_key.clone(),
+        }),
+        SinkChangelogSupport::Any(SinkChangelog::Upsert { key }) => {
+            one_row_a_key(stream, target, &key)?;
+            Ok(SinkChangelog::Upsert { key })
+        }
+        SinkChangelogSupport::Any(SinkChangelog::Append) => Ok(SinkChangelog::Append),
+        SinkChangelogSupport::NeedsKey => Err(Error::Table(
+            ErrorReport::new(
+                SqlState::INVALID_TABLE_DEFINITION,
+                format!("table \"{}\" takes upserts and has no PRIMARY KEY", target.name),
+            )
+            .with_hint("Declare the columns by which rows replace each other: PRIMARY KEY (column, ..)."),
+        )),
         SinkChangelogSupport::AppendOnly if stream.shape.append_only => Ok(SinkChangelog::Append),
         SinkChangelogSupport::AppendOnly => Err(Error::not_supported(
             format!(
                 "table \"{}\" cannot take updates, which this query produces",
                 target.name
             ),
-            "Use format = 'debezium_json', group by a TUMBLE window, or keep the result: CREATE PIPELINE .. AS SELECT ..",
+            "Use format = 'debezium_json', or envelope = 'upsert' and a PRIMARY KEY; group by a TUMBLE window; or keep the \
+             result: CREATE PIPELINE .. AS SELECT ..",
         )),
     }
+}
+
+/// Rows replace each other by `key`, so the query may have one row a key only.
+fn one_row_a_key(stream: &Stream, target: &SinkTarget, key: &[usize]) -> Result<()> {
+    let unique = stream.shape.unique_key.as_deref();
+    if unique.is_some_and(|unique| unique.iter().all(|column| key.contains(column))) {
+        return Ok(());
+    }
+    let names = |columns: &[usize]| {
+        let names = columns
+            .iter()
+            .map(|&column| target.schema.field(column).name().as_str());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let message = format!(
+        "rows of this query are not known to be unique by ({}), the PRIMARY KEY of table \"{}\"",
+        names(key),
+        target.name
+    );
+    let hint = match unique {
+        Some(unique) => format!(
+            "They are by ({}): declare that PRIMARY KEY, or keep one row of each by DISTINCT ON ({}).",
+            names(unique),
+            names(key)
+        ),
+        None => format!(
+            "GROUP BY ({0}), or keep one row of each by DISTINCT ON ({0}) .. ORDER BY.",
+            names(key)
+        ),
+    };
+    Err(Error::Table(
+        ErrorReport::new(SqlState::INVALID_COLUMN_REFERENCE, message).with_hint(hint),
+    ))
 }
 
 /// The columns of a query as columns of a sink without any.

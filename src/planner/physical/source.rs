@@ -9,7 +9,8 @@ use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 
-use crate::engine::graph::{EventTimeExpr, EventTimeSpec, OperatorSpec, SourceSpec, StreamShape};
+use crate::engine::connectors::keyed_schema;
+use crate::engine::graph::{EventTimeExpr, EventTimeSpec, OperatorSpec, SourceSpec, StreamShape, UpsertNormaliseSpec};
 use crate::planner::bind::lookup_tables::LookupTable;
 use crate::planner::bind::positions::SourceText;
 use crate::planner::bind::tables::{EventTime, StreamTable, TimeOf};
@@ -71,10 +72,14 @@ impl Lowering {
             // Rows without any column cannot be counted on their way.
             delivered.insert(cheapest(&table.schema), Access::presence());
         }
+        for &column in table.upsert_key.iter().flatten() {
+            delivered.insert(column, Access::Whole);
+        }
         let source = match self.sources.get(&key) {
             Some(source) => source.clone(),
             None => {
                 let source = self.source(table, &delivered)?;
+                let source = self.normalised(table, &delivered, source)?;
                 self.sources.insert(key, source.clone());
                 source
             }
@@ -120,11 +125,14 @@ impl Lowering {
             .map(|(&column, access)| access::narrowed(table.schema.field(column), access))
             .collect();
         let planned: SchemaRef = Arc::new(Schema::new(fields));
-        let schema = super::typed(&projection, &physical_schema, &planned);
+        let key = upsert_key(table, &physical)?;
+        // Of a row that goes there may be nothing but its key.
+        let told = keyed_schema(&physical_schema, key.as_deref());
+        let schema = super::typed(&projection, &told, &planned);
         let shape = StreamShape {
             schema,
             append_only: table.table.append_only(),
-            unique_key: unique_key(table, delivered),
+            unique_key: unique_key(table, delivered).filter(|_| key.is_none()),
             event_time: event_time.is_some(),
         };
         let names: Vec<String> = delivered
@@ -138,6 +146,7 @@ impl Lowering {
                 table_name: table.name.clone(),
                 table: Arc::clone(&table.table),
                 physical_schema,
+                key,
                 event_time,
                 projection: (!as_delivered).then_some(projection),
             }),
@@ -161,6 +170,66 @@ impl Lowering {
             times,
         })
     }
+
+    /// Behind a source whose rows replace each other: what makes rows that come and go of them.
+    fn normalised(&mut self, table: &StreamTable, delivered: &Accesses, source: Stream) -> Result<Stream> {
+        let Some(key) = table.upsert_key.as_ref().and_then(|_| unique_key(table, delivered)) else {
+            return Ok(source);
+        };
+        // Rows that are kept have come whole.
+        let fields = source.shape.schema.fields().iter().zip(delivered.keys());
+        let field = |(field, &column): (&Arc<Field>, &usize)| {
+            let nullable = field.is_nullable() && table.schema.field(column).is_nullable() && !key_has(table, column);
+            field.as_ref().clone().with_nullable(nullable)
+        };
+        let schema: SchemaRef = Arc::new(Schema::new(fields.map(field).collect::<Vec<_>>()));
+        let shape = StreamShape {
+            schema,
+            unique_key: Some(key.clone()),
+            ..source.shape.clone()
+        };
+        let names: Vec<&str> = key.iter().map(|&at| shape.schema.field(at).name().as_str()).collect();
+        let types: Vec<String> = shape
+            .schema
+            .fields()
+            .iter()
+            .map(|f| f.data_type().to_string())
+            .collect();
+        let (edge, parallelism) = self.builder.keyed(source.node, key.clone());
+        let node = self.builder.add(NewNode {
+            description: format!("key=[{}]", names.join(", ")),
+            // Whole rows are kept, so the columns that are read are part of what it does.
+            fingerprint: format!("{key:?} {:?} [{}]", delivered.keys(), types.join("; ")),
+            operator: OperatorSpec::UpsertNormalise(UpsertNormaliseSpec { key: key.clone() }),
+            inputs: vec![edge],
+            identified_by: None,
+            output: shape.clone(),
+            parallelism,
+            shared: true,
+        });
+        Ok(Stream {
+            node,
+            shape,
+            partition: (parallelism > 1).then_some(key),
+            ..source
+        })
+    }
+}
+
+fn key_has(table: &StreamTable, column: usize) -> bool {
+    table.upsert_key.as_ref().is_some_and(|key| key.contains(&column))
+}
+
+/// Where the columns of the key are in what the connector delivers.
+fn upsert_key(table: &StreamTable, physical: &Accesses) -> Result<Option<Vec<usize>>> {
+    let Some(key) = &table.upsert_key else { return Ok(None) };
+    let place = |&column: &usize| {
+        let name = table.schema.field(column).name();
+        let of_connector = table.connector_schema.index_of(name).ok();
+        let place = of_connector.and_then(|of| physical.keys().position(|&physical| physical == of));
+        place.ok_or_else(|| Error::Internal(format!("key column \"{name}\" of table \"{}\" is not read", table.name)))
+    };
+    key.iter().map(place).collect::<Result<Vec<_>>>().map(Some)
 }
 
 /// When all its columns are read.

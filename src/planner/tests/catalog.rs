@@ -92,7 +92,7 @@ impl ConnectorTable for TestTable {
 
     fn sink_changelog(&self, primary_key: Option<&[usize]>) -> SinkChangelogSupport {
         match primary_key {
-            _ if self.is("changelog", "debezium") => SinkChangelogSupport::Any(SinkChangelog::Debezium),
+            _ if self.is("changelog", "debezium") => SinkChangelogSupport::Any(SinkChangelog::Debezium { key: None }),
             Some(key) if self.is("changelog", "upsert") => {
                 SinkChangelogSupport::Any(SinkChangelog::Upsert { key: key.to_vec() })
             }

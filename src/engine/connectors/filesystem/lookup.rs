@@ -202,7 +202,7 @@ impl FileLookup {
                 let names = (!format.csv.header).then_some(self.files.names.as_slice());
                 Box::new(CsvDecoder::new(&self.decoded, format.csv.clone(), names)?)
             }
-            _ => format.decoder(&self.decoded)?,
+            _ => format.decoder(&self.decoded, None)?,
         };
         let mut at = 0;
         loop {

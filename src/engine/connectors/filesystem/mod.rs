@@ -6,6 +6,8 @@
 //!
 //! A path without wildcards that names nothing is an error; a pattern or folder without files is empty, with a warning.
 //!
+//! Changes are meant in order: files of a format of changes are all read by one subtask.
+//!
 //! Not guaranteed: anything about files that change while they are read.
 //!
 //! As a lookup table the files are held in memory, see [`lookup`].
@@ -31,14 +33,14 @@ use crate::engine::connectors::lookup::{Lookup, LookupContext, LookupOptions, lo
 use crate::engine::connectors::options::{CommonOptions, OptionReader, common_descriptions, flag_option, text_option};
 use crate::engine::connectors::{
     Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction, METADATA_FIELD, OptionDescription,
-    OptionKind, OptionScope, Result, Source, SourceContext,
+    OptionKind, OptionScope, Result, Source, SourceContext, SourceKey,
 };
 use crate::engine::error::Error;
 use crate::engine::formats::{Format, FormatOptions, infer};
 use crate::error::SqlState;
 use crate::options::ResolvedOptions;
 
-const FORMATS: &[&str] = &["json", "csv", "parquet", "raw_string", "raw_bytes"];
+const FORMATS: &[&str] = &["json", "debezium_json", "csv", "parquet", "raw_string", "raw_bytes"];
 
 /// Names of options that go to the object store as they are.
 const STORE_PREFIXES: [&str; 4] = ["aws_", "google_", "azure_", "allow_http"];
@@ -247,6 +249,14 @@ impl ConnectorTable for FilesystemTable {
 
     fn bounded(&self) -> bool {
         true
+    }
+
+    fn append_only(&self) -> bool {
+        self.files.format.append_only()
+    }
+
+    fn source_key(&self) -> SourceKey {
+        self.files.format.source_key()
     }
 
     fn guarantee(&self) -> DeliveryGuarantee {

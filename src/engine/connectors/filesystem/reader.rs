@@ -76,12 +76,12 @@ impl Reader {
                 return Err(removed(name));
             }
         }
-        let mine: Vec<_> = listed
-            .iter()
-            .enumerate()
-            .skip(self.subtask)
-            .step_by(self.parallelism)
-            .collect();
+        let numbered = listed.iter().enumerate();
+        let mine: Vec<_> = match self.files.format.append_only() {
+            true => numbered.skip(self.subtask).step_by(self.parallelism).collect(),
+            // A change means something only after those before it.
+            false => numbered.take_while(|_| self.subtask == 0).collect(),
+        };
         let position_of = |file: &InputFile| {
             let restored = positions.iter().find(|(name, _)| *name == file.name);
             restored.map_or(Position::default(), |(_, position)| *position)

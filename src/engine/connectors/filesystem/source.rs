@@ -11,10 +11,11 @@ use tokio::sync::mpsc::error::TryRecvError;
 use crate::engine::connectors::filesystem::reader::{Item, QUEUE_ITEMS, Reader};
 use crate::engine::connectors::filesystem::{FILE, Files};
 use crate::engine::connectors::{
-    BadRowHandler, METADATA_FIELD, Result, Source, SourceContext, SourcePoll, SplitOffset, files,
+    BadRowHandler, METADATA_FIELD, Result, Source, SourceContext, SourcePoll, SplitOffset, files, keyed_schema,
 };
 use crate::engine::formats::csv::CsvDecoder;
 use crate::engine::formats::{Decoder, Format, Input};
+use crate::engine::message::Weights;
 
 /// A file's offset as it is checkpointed. Ordered: further is greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,7 +54,8 @@ pub fn open(files: Arc<Files>, table: Option<&SchemaRef>, context: SourceContext
         crate::spawn::named("filesystem reader", reader.run())
     };
     Ok(Box::new(FilesystemSource {
-        schema: context.schema,
+        schema: keyed_schema(&context.schema, context.key.as_deref()),
+        key: context.key.as_deref().map(|key| decoded_key(&context.schema, key)),
         all_names: decoded_schema(table.unwrap_or(&decoded))
             .fields()
             .iter()
@@ -81,9 +83,20 @@ fn decoded_schema(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()))
 }
 
+/// Columns of `schema` as columns of its decoded part; one that comes from elsewhere is no part of a record's key.
+fn decoded_key(schema: &SchemaRef, key: &[usize]) -> Vec<usize> {
+    let comes_out_of_files = |&at: &usize| !schema.field(at).metadata().contains_key(METADATA_FIELD);
+    let decoded: Vec<usize> = (0..schema.fields().len()).filter(comes_out_of_files).collect();
+    key.iter()
+        .filter_map(|at| decoded.iter().position(|place| place == at))
+        .collect()
+}
+
 struct FilesystemSource {
     /// What is delivered.
     schema: SchemaRef,
+    /// Over `decoded`.
+    key: Option<Vec<usize>>,
     /// What comes out of files.
     decoded: SchemaRef,
     /// The columns of the table that come out of files.
@@ -136,13 +149,12 @@ impl FilesystemSource {
             Format::Parquet => None,
             Format::Csv => {
                 let names = names.or_else(|| (!format.csv.header).then(|| self.all_names.clone()));
-                Some(Box::new(CsvDecoder::new(
-                    &self.decoded,
-                    format.csv.clone(),
-                    names.as_deref(),
-                )?))
+                let (rows, key) = (&self.decoded, self.key.as_deref());
+                let records = format.record_schema(rows, key)?;
+                let records = CsvDecoder::new(&records, format.csv.clone(), names.as_deref())?;
+                Some(format.rows(Box::new(records), rows, key))
             }
-            _ => Some(format.decoder(&self.decoded)?),
+            _ => Some(format.decoder(&self.decoded, self.key.as_deref())?),
         };
         self.current = Some(Current {
             index,
@@ -167,7 +179,8 @@ impl FilesystemSource {
         let rows = if current.decoder.is_some() {
             current.decode(rows_max, &name, &mut position, self.bad_rows.as_ref())?
         } else {
-            current.slice(rows_max, &mut position)
+            let rows = current.slice(rows_max, &mut position);
+            rows.map(|rows| (rows, Weights::AllInsert))
         };
         let exhausted = rows.is_none() && current.at_end;
         if exhausted {
@@ -183,9 +196,9 @@ impl FilesystemSource {
         {
             split.2 = position;
         }
-        rows.map(|rows| {
+        rows.map(|(rows, weights)| {
             let rows = self.with_metadata(rows, &name)?;
-            Ok(SourcePoll::Rows { split: number, rows })
+            Ok(SourcePoll::decoded(number, rows, weights))
         })
         .transpose()
     }
@@ -260,7 +273,7 @@ impl Current {
         place: &str,
         position: &mut Position,
         bad_rows: &dyn BadRowHandler,
-    ) -> Result<Option<RecordBatch>> {
+    ) -> Result<Option<(RecordBatch, Weights)>> {
         let Some(decoder) = &mut self.decoder else {
             return Ok(None);
         };
@@ -280,7 +293,7 @@ impl Current {
         if decoder.rows() == 0 {
             return Ok(None);
         }
-        decoder.take().map(Some)
+        decoder.take_changes().map(Some)
     }
 
     fn slice(&mut self, rows_max: usize, position: &mut Position) -> Option<RecordBatch> {

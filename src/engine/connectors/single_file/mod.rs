@@ -19,10 +19,9 @@ use crate::engine::connectors::lookup::{Lookup, LookupContext, LookupOptions, lo
 use crate::engine::connectors::options::{
     CommonOptions, OptionReader, common_descriptions, number_option, text_option,
 };
-use crate::engine::connectors::stdout::changelog_of;
 use crate::engine::connectors::{
     Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction, OptionDescription, Result, Sink,
-    SinkChangelogSupport, SinkContext, Source, SourceContext, files,
+    SinkChangelogSupport, SinkContext, Source, SourceContext, SourceKey, files,
 };
 use crate::engine::formats::{FormatOptions, infer};
 use crate::options::ResolvedOptions;
@@ -133,12 +132,20 @@ impl ConnectorTable for SingleFileTable {
         true
     }
 
+    fn append_only(&self) -> bool {
+        self.format.append_only()
+    }
+
+    fn source_key(&self) -> SourceKey {
+        self.format.source_key()
+    }
+
     fn sink_parallelism_max(&self) -> Option<u32> {
         Some(1)
     }
 
-    fn sink_changelog(&self, _primary_key: Option<&[usize]>) -> SinkChangelogSupport {
-        changelog_of(self.format.format)
+    fn sink_changelog(&self, primary_key: Option<&[usize]>) -> SinkChangelogSupport {
+        self.format.sink_changelog(primary_key)
     }
 
     fn guarantee(&self) -> DeliveryGuarantee {

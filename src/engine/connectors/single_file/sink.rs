@@ -43,7 +43,7 @@ pub fn open(table: &SingleFileTable, context: &SinkContext) -> Result<Box<dyn Si
         .and_then(|()| file.seek(SeekFrom::Start(length)))
         .map_err(|error| files::io_error("truncate", &place, &error))?;
     sync_folder(&table.path);
-    let encoder = table.format.encoder(&context.schema)?;
+    let encoder = table.format.encoder(&context.schema, &context.changelog)?;
     let mut buffer = Vec::new();
     if length == 0 {
         encoder.header(&mut buffer);

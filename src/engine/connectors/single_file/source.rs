@@ -87,7 +87,7 @@ pub fn sample(path: &Path, bytes_max: usize) -> Result<Vec<u8>> {
 /// A CSV decoder needs the names of the file's columns wherever it begins.
 fn decoder(table: &SingleFileTable, context: &SourceContext, file: &mut File, place: &str) -> Result<Box<dyn Decoder>> {
     if table.format.format != Format::Csv {
-        return table.format.decoder(&context.schema);
+        return table.format.decoder(&context.schema, context.key.as_deref());
     }
     let options = table.format.csv.clone();
     let names = if options.header {
@@ -102,7 +102,9 @@ fn decoder(table: &SingleFileTable, context: &SourceContext, file: &mut File, pl
         let schema = table.schema.as_ref().unwrap_or(&context.schema);
         schema.fields().iter().map(|field| field.name().clone()).collect()
     };
-    Ok(Box::new(CsvDecoder::new(&context.schema, options, Some(&names))?))
+    let (rows, key) = (&context.schema, context.key.as_deref());
+    let records = CsvDecoder::new(&table.format.record_schema(rows, key)?, options, Some(&names))?;
+    Ok(table.format.rows(Box::new(records), rows, key))
 }
 
 fn restored(offsets: &[SplitOffset], place: &str) -> Result<u64> {
@@ -199,11 +201,11 @@ impl Source for SingleFileSource {
             self.finished = Finished::SplitTold;
             return Ok(SourcePoll::SplitFinished { split: 0 });
         }
-        let rows = self.decoder.take()?;
+        let (rows, weights) = self.decoder.take_changes()?;
         if let Some(rate) = &mut self.rate {
             rate.gave(rows.num_rows());
         }
-        Ok(SourcePoll::Rows { split: 0, rows })
+        Ok(SourcePoll::decoded(0, rows, weights))
     }
 
     fn offsets(&self) -> Vec<SplitOffset> {

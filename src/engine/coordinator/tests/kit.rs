@@ -448,6 +448,7 @@ impl GraphBuilder {
             table_name: format!("public.{id}"),
             table: Arc::clone(table) as Arc<dyn ConnectorTable>,
             physical_schema: number_schema(),
+            key: None,
             event_time: None,
             projection: None,
         };
@@ -479,7 +480,7 @@ impl GraphBuilder {
         let spec = SinkSpec {
             table_name: format!("public.{id}"),
             table: Arc::new(LedgerTable(Arc::clone(ledger))),
-            changelog: SinkChangelog::Debezium,
+            changelog: SinkChangelog::Debezium { key: None },
         };
         let output = self.nodes[input].output.clone();
         self.add(id, OperatorSpec::Sink(spec), &[(input, Exchange::Forward)], output)

@@ -20,6 +20,7 @@ use crate::engine::formats::json::parser::{Fault, NumberToken, Parsed, Parser, S
 use crate::engine::formats::json::shape::SKIP;
 use crate::engine::formats::text_values::{self, ValueFault, ValueResult};
 use crate::engine::formats::{Decoder, Input, TimestampFormat};
+use crate::engine::message::Weights;
 
 /// UTF-8 is checked this many bytes ahead, so that they are still in the cache when they are parsed.
 const UTF8_STRIDE: usize = 32 * 1024;
@@ -33,7 +34,34 @@ pub struct JsonDecodeOptions {
     pub unstructured: bool,
 }
 
-pub struct JsonDecoder {
+/// What one line holds.
+pub trait Line: Send {
+    /// Reads one line and its line feed, and completes the rows that it holds; what a refused line has written is rolled
+    /// back by the caller.
+    fn read(&mut self, parser: &mut Parser<'_>, batch: &mut BatchBuilder, options: &JsonDecodeOptions) -> Parsed<()>;
+
+    /// The weights of the rows that are taken.
+    fn take_weights(&mut self) -> Weights {
+        Weights::AllInsert
+    }
+}
+
+/// A record, or an array of records.
+#[derive(Default)]
+pub struct Records;
+
+impl Line for Records {
+    #[inline(always)]
+    fn read(&mut self, parser: &mut Parser<'_>, batch: &mut BatchBuilder, options: &JsonDecodeOptions) -> Parsed<()> {
+        record(parser, batch, options)
+    }
+}
+
+pub type JsonDecoder = LineDecoder<Records>;
+
+/// Lines of one kind, `L`, to columns.
+pub struct LineDecoder<L> {
+    line: L,
     batch: BatchBuilder,
     options: JsonDecodeOptions,
     /// The last line of an input that does not end with a line feed.
@@ -43,12 +71,19 @@ pub struct JsonDecoder {
 
 impl JsonDecoder {
     pub fn new(schema: &SchemaRef, options: JsonDecodeOptions) -> Result<JsonDecoder, Error> {
-        Ok(JsonDecoder {
-            batch: BatchBuilder::new(schema)?,
+        Ok(LineDecoder::of_lines(Records, BatchBuilder::new(schema)?, options))
+    }
+}
+
+impl<L: Line> LineDecoder<L> {
+    pub fn of_lines(line: L, batch: BatchBuilder, options: JsonDecodeOptions) -> LineDecoder<L> {
+        LineDecoder {
+            line,
+            batch,
             options,
             last_line: Vec::new(),
             unescaped: Vec::new(),
-        })
+        }
     }
 
     /// Decodes lines of `input`, which holds whole lines, until `rows_max` rows are there; gives the bytes taken.
@@ -72,7 +107,7 @@ impl JsonDecoder {
             let outcome = if start >= checked {
                 syntax(start, "invalid byte sequence for encoding \"UTF8\"")
             } else {
-                record(&mut parser, &mut self.batch, &self.options)
+                self.line.read(&mut parser, &mut self.batch, &self.options)
             };
             if let Err(fault) = outcome {
                 self.batch.roll_back();
@@ -92,7 +127,7 @@ impl JsonDecoder {
     }
 }
 
-impl Decoder for JsonDecoder {
+impl<L: Line> Decoder for LineDecoder<L> {
     fn decode(&mut self, input: Input<'_>, rows_max: usize, bad_rows: &dyn BadRowHandler) -> Result<usize, Error> {
         let whole = memchr::memrchr(b'\n', input.bytes).map_or(0, |last| last + 1);
         let lines = Input {
@@ -126,6 +161,10 @@ impl Decoder for JsonDecoder {
     fn take(&mut self) -> Result<RecordBatch, Error> {
         self.batch.take()
     }
+
+    fn take_changes(&mut self) -> Result<(RecordBatch, Weights), Error> {
+        Ok((self.batch.take()?, self.line.take_weights()))
+    }
 }
 
 /// The end of the lines from `start` on that are UTF-8, about [`UTF8_STRIDE`] further; `start` when the first is not.
@@ -151,6 +190,7 @@ fn reason(fault: &Fault, line_start: usize) -> String {
     match fault {
         Fault::Syntax { at, what } => format!("invalid JSON at byte {}: {what}", at - line_start + 1),
         Fault::Value { column, message } => format!("column \"{column}\": {message}"),
+        Fault::Record { message } => message.clone(),
     }
 }
 
@@ -206,7 +246,7 @@ fn unstructured(parser: &mut Parser<'_>, batch: &mut BatchBuilder, row: usize) -
 
 /// An object into the fields of a struct, at `row`.
 #[inline(always)]
-fn object(
+pub(in crate::engine::formats) fn object(
     parser: &mut Parser<'_>,
     target: &mut StructBuilder,
     row: usize,
@@ -242,7 +282,11 @@ fn object(
 
 /// Steps over a field's name; gives the column that wants it and the position to predict next.
 #[inline(always)]
-fn field_column(parser: &mut Parser<'_>, target: &mut StructBuilder, position: usize) -> Parsed<(usize, usize)> {
+pub(in crate::engine::formats) fn field_column(
+    parser: &mut Parser<'_>,
+    target: &mut StructBuilder,
+    position: usize,
+) -> Parsed<(usize, usize)> {
     if let Some((column, length, next)) = target.shape.predict(parser.bytes, parser.at, position) {
         parser.at += length;
         parser.skip_blanks();
@@ -257,7 +301,7 @@ fn field_column(parser: &mut Parser<'_>, target: &mut StructBuilder, position: u
 }
 
 #[cold]
-fn missing(column: &ColumnBuilder) -> Parsed<()> {
+pub(in crate::engine::formats) fn missing(column: &ColumnBuilder) -> Parsed<()> {
     Err(Box::new(Fault::Value {
         column: column.field.name().clone(),
         message: "null value in a column that is NOT NULL".into(),
@@ -266,7 +310,7 @@ fn missing(column: &ColumnBuilder) -> Parsed<()> {
 
 /// One value into a column, at `row`.
 #[inline(always)]
-fn value(
+pub(in crate::engine::formats) fn value(
     parser: &mut Parser<'_>,
     column: &mut ColumnBuilder,
     row: usize,

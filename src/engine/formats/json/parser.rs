@@ -15,6 +15,8 @@ pub enum Fault {
     Syntax { at: usize, what: &'static str },
     /// JSON, but not a value of the column.
     Value { column: String, message: String },
+    /// JSON, but not a record of the format.
+    Record { message: String },
 }
 
 pub type Parsed<T> = Result<T, Box<Fault>>;

@@ -15,4 +15,5 @@ mod stateless;
 mod top_n;
 mod top_n_oracle;
 mod updating;
+mod upsert_normalise;
 mod windows;

@@ -18,9 +18,10 @@ use bytes::{BufMut, BytesMut};
 use super::datetime::{
     date_text, interval_text, nanos_to_micros, time_text, timestamp_text, timestamptz_text, to_micros,
 };
-use super::number::{decimal_text, double_text, real_text};
+use super::number::decimal_text;
 use super::{AllNull, ByteaOutput, Format, OutputStyle, Result, Writer, array_writer, json, value_writer};
 use crate::frontend::pgwire::error::Error;
+use crate::types::float_text::{double_text, real_text};
 use crate::types::{EXTENSION_NAME_KEY, UUID_EXTENSION};
 
 /// The writer of `array`, whose column is `field`.

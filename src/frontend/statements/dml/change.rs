@@ -17,16 +17,29 @@ use crate::frontend::table_rows::{NumberedRows, internal};
 use crate::planner::batch::ResultRows;
 use crate::planner::bind::names;
 use crate::planner::dml::rules::RowRules;
-use crate::planner::dml::statements::{Planning, SetColumn, TARGET_ROWS};
+use crate::planner::dml::statements::{Found, Planning, SetColumn, TARGET_ROWS};
 
 /// What UPDATE and DELETE have in common.
 pub struct ChangeStatement<'a> {
     pub target: Target,
     pub from: &'a [TableWithJoins],
     pub selection: Option<&'a ast::Expr>,
+    /// What is named before the statement.
+    pub with: Option<&'a ast::With>,
     /// Of UPDATE.
     pub assignments: Option<&'a [ast::Assignment]>,
     pub returning: Option<&'a [SelectItem]>,
+}
+
+impl<'a> ChangeStatement<'a> {
+    /// Which rows it finds.
+    pub fn found(&self) -> Found<'a> {
+        Found {
+            with: self.with,
+            from: self.from,
+            selection: self.selection,
+        }
+    }
 }
 
 /// `None`: the statement changes no rows.
@@ -34,6 +47,16 @@ pub fn read<'a>(session: &Session, statement: &'a ast::Statement) -> Result<Opti
     match statement {
         ast::Statement::Update(update) => read_update(session, update).map(Some),
         ast::Statement::Delete(delete) => read_delete(session, delete).map(Some),
+        ast::Statement::Query(query) => match query.body.as_ref() {
+            ast::SetExpr::Update(inner) | ast::SetExpr::Delete(inner) => {
+                let statement = read(session, inner)?;
+                Ok(statement.map(|statement| ChangeStatement {
+                    with: query.with.as_ref(),
+                    ..statement
+                }))
+            }
+            _ => Ok(None),
+        },
         _ => Ok(None),
     }
 }
@@ -55,6 +78,7 @@ fn read_update<'a>(session: &Session, update: &'a ast::Update) -> Result<ChangeS
         target: target_of(session, &update.table.relation, "update")?,
         from,
         selection: update.selection.as_ref(),
+        with: None,
         assignments: Some(&update.assignments),
         returning: update.returning.as_deref(),
     })
@@ -68,6 +92,7 @@ fn read_delete<'a>(session: &Session, delete: &'a ast::Delete) -> Result<ChangeS
             target: target_of(session, &only.relation, "delete from")?,
             from: delete.using.as_deref().unwrap_or_default(),
             selection: delete.selection.as_ref(),
+            with: None,
             assignments: None,
             returning: delete.returning.as_deref(),
         }),
@@ -104,7 +129,7 @@ pub async fn change(session: &mut Session, statement: ChangeStatement<'_>, sourc
                 Some(assignments) => set_columns(planning, assignments)?,
                 None => Vec::new(),
             };
-            let query = planning.changed(&target.alias, statement.from, statement.selection, &set)?;
+            let query = planning.changed(&target.alias, &statement.found(), &set)?;
             Ok((set, query))
         },
     )?;
@@ -219,6 +244,7 @@ pub async fn truncate(session: &mut Session, truncate: &ast::Truncate, source: &
         target: Target::find(session, &only.name, None, "truncate")?,
         from: &[],
         selection: None,
+        with: None,
         assignments: None,
         returning: None,
     };

@@ -41,7 +41,7 @@ pub fn parameter_types(
         vec![(TARGET_ROWS, numbered)],
         |planning| {
             let set = set_columns(planning, statement.assignments.unwrap_or_default())?;
-            let query = planning.changed_query(&target.alias, statement.from, statement.selection, &set)?;
+            let query = planning.changed_query(&target.alias, &statement.found(), &set)?;
             let mut types = declared.to_vec();
             let filled = set.iter().filter_map(|item| {
                 let number = placeholders::number_of(&item.value)?.checked_sub(1)?;
