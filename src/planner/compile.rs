@@ -120,7 +120,8 @@ fn plan_query(binder: &Binder<'_>, query: &Query, emit: EmitMode, text: &str) ->
     let bound = binder.plan_prepared(query, source)?;
     let logical = explain::logical(&bound);
     let ranked = rewrites::top_n::first_rows_as_ranks(bound)?;
-    let windowed = rewrites::window::rewrite(ranked, emit)?;
+    let resolved = rewrites::grouping_sets::resolve_grouping(ranked, binder.config())?;
+    let windowed = rewrites::window::rewrite(resolved, emit)?;
     let optimized = rewrites::optimize(windowed, binder.config()).map_err(|error| source.error(error))?;
     rewrites::join::refuse_leftover_subqueries(&optimized)?;
     let ranked = rewrites::top_n::rewrite(optimized)?;

@@ -505,9 +505,9 @@ fn what_cannot_be_continuous_says_what_works() {
         None,
     );
     check_error(
-        "SELECT channel, count(*) FROM bids GROUP BY ROLLUP (channel)",
+        "SELECT tumble('10 s') AS w, channel, count(*) FROM bids GROUP BY ROLLUP (w, channel)",
         "0A000",
-        "UNION ALL",
+        "Put the window before the sets",
         None,
     );
     check_error(

@@ -5,6 +5,7 @@
 
 mod access;
 mod aggregate;
+mod grouping_sets;
 mod join;
 mod join_bound;
 mod output;
