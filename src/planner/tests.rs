@@ -519,6 +519,55 @@ fn what_cannot_be_continuous_says_what_works() {
 }
 
 #[test]
+fn grouping_sets_share_their_input_and_equal_sets_their_aggregate() {
+    let count = |sql: &str| {
+        let graph = compiled(sql).graph;
+        let named = |name: &str| graph.nodes.iter().filter(|node| node.operator.name() == name).count();
+        (named("source"), named("updating_aggregate"))
+    };
+    assert_eq!(
+        count("SELECT channel, count(*) FROM bids GROUP BY ROLLUP (channel)"),
+        (1, 2)
+    );
+    assert_eq!(
+        count("SELECT channel, sum(price) FROM bids GROUP BY GROUPING SETS (channel, (channel), ())"),
+        (1, 2)
+    );
+    assert_eq!(
+        count("SELECT count(*) FROM bids GROUP BY CUBE (channel, price)"),
+        (1, 4)
+    );
+}
+
+#[test]
+fn only_windows_that_late_rows_can_reach_allow_lateness() {
+    let settings = Settings {
+        allowed_lateness_ms: 60_000,
+        ..Settings::default()
+    };
+    let plan = |sql: &str| compile(&query(sql), Target::Pipeline { oid: Oid(1) }, &snapshot(), &settings).unwrap();
+    let nested = plan(
+        "SELECT w, max(n) AS most FROM (SELECT tumble('10 s') AS w, channel, count(*) AS n FROM bids GROUP BY w, channel) \
+         GROUP BY w",
+    );
+    assert_eq!(nested.physical.matches("window=").count(), 2, "{}", nested.physical);
+    assert_eq!(
+        nested.physical.matches("allowed_lateness=1 min").count(),
+        1,
+        "{}",
+        nested.physical
+    );
+    // The outer window waits for the corrections, and is then given once.
+    assert!(nested.append_only && nested.notices.is_empty());
+    assert!(!plan("SELECT tumble('10 s') AS w, count(*) FROM bids GROUP BY w").append_only);
+    let plain = plan("SELECT price FROM bids");
+    assert_eq!(
+        plain.notices[0].message,
+        "allowed_lateness changes nothing: the query groups by no window"
+    );
+}
+
+#[test]
 fn generated_input_has_its_own_time() {
     let sql = "SELECT bid.auction AS auction, tumble('10 s') AS window, count(*) FROM bids WHERE bid IS NOT NULL GROUP BY 1, 2";
     let mut nexmark = table(0, "bids", &[], &[]);

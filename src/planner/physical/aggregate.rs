@@ -84,6 +84,7 @@ impl Lowering {
             ));
         }
         let late_rows = self.table_that_keeps_late_rows(prepared.stream.node);
+        let lateness = self.lateness_over(prepared.stream.node);
         let grouping = Grouping {
             keys: &node.keys,
             sets: node.sets.as_ref(),
@@ -93,7 +94,7 @@ impl Lowering {
         self.grouped(prepared, &grouping, |lowering, set| {
             // A late row is one dead letter, not one for each set.
             let late_rows = late_rows.clone().filter(|_| set.is_first);
-            lowering.windows_of_set(node, set, late_rows)
+            lowering.windows_of_set(node, set, late_rows, lateness)
         })
     }
 
@@ -102,13 +103,14 @@ impl Lowering {
         node: &WindowAggregateNode,
         set: OneSet,
         late_rows: Option<String>,
+        allowed_lateness_micros: i64,
     ) -> Result<Stream> {
         let keys = set.keys.len();
         let bounds = [set.planned.field(keys).clone(), set.planned.field(keys + 1).clone()];
         let schema = output_schema(&set.prepared, &bounds, &set.planned);
         let shape = StreamShape {
             schema,
-            append_only: node.emit == EmitMode::OnWindowClose,
+            append_only: node.emit == EmitMode::OnWindowClose && allowed_lateness_micros == 0,
             unique_key: Some((0..=keys).collect()),
             event_time: true,
         };
@@ -116,8 +118,12 @@ impl Lowering {
             EmitMode::OnWindowClose => "",
             EmitMode::OnUpdate => " emit=update",
         };
+        let lateness = match allowed_lateness_micros {
+            0 => String::new(),
+            micros => format!(" allowed_lateness={}", explain::duration(micros)),
+        };
         let window = format!("window={} ", explain::window(node.window));
-        let description = format!("{window}{}{emit}", description(&set.keys, &set.prepared.spec));
+        let description = format!("{window}{}{emit}{lateness}", description(&set.keys, &set.prepared.spec));
         let (window, emit) = (node.window, node.emit);
         let stream = self.aggregate_node(set.prepared, shape, description, move |aggregate| {
             OperatorSpec::WindowAggregate(WindowAggregateSpec {
@@ -125,6 +131,7 @@ impl Lowering {
                 window,
                 emit,
                 late_rows: late_rows.clone(),
+                allowed_lateness_micros,
             })
         })?;
         let times = result_times(keys, node.window);
@@ -612,6 +619,10 @@ fn fingerprint(spec: &AggregateSpec, output: &Schema, operator: &OperatorSpec) -
         })
         .collect();
     let window = match operator {
+        // Slices or whole windows are kept.
+        OperatorSpec::WindowAggregate(window) if window.allowed_lateness_micros > 0 => {
+            format!("{:?} {:?} late", window.window, window.emit)
+        }
         OperatorSpec::WindowAggregate(window) => format!("{:?} {:?}", window.window, window.emit),
         _ => String::new(),
     };

@@ -126,7 +126,7 @@ fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>
         aggregate.input.as_ref().clone(),
         keys,
         aggregate.aggr_expr.clone(),
-        window_of_node(&window, emit)?,
+        window_of_node(&window),
         emit,
         sets,
     )
@@ -216,19 +216,12 @@ fn without_repeated_keys(aggregate: &Aggregate) -> Result<Option<Aggregate>, Dat
 }
 
 /// How rows are put into the windows: those that are results of windows by these.
-fn window_of_node(window: &WindowUse, emit: EmitMode) -> Result<WindowSpec> {
-    let of_node = match (window.given, window.window) {
+fn window_of_node(window: &WindowUse) -> WindowSpec {
+    match (window.given, window.window) {
         (true, WindowSpec::Session { .. }) => WindowSpec::Given { size_micros: 1 },
         (true, WindowSpec::Hop { size_micros, .. }) => WindowSpec::Given { size_micros },
         (_, window) => window,
-    };
-    if emit == EmitMode::OnUpdate && matches!(of_node, WindowSpec::Session { .. }) {
-        return Err(Error::not_supported(
-            "EMIT ON UPDATE with SESSION windows is not supported",
-            "Leave it out: a session is emitted when it is over; or use TUMBLE or HOP.",
-        ));
     }
-    Ok(of_node)
 }
 
 /// The start of the sessions that rows are results of, when both bounds are grouped by.
