@@ -338,15 +338,16 @@ impl<'a> Grammar<'a> {
         }
     }
 
-    /// Now and then sets of the keys, which GROUPING then tells apart. A window would have to be in all of them.
+    /// Now and then sets of the keys, which GROUPING then tells apart. A window would have to be in all of them, and of keys
+    /// that say the same in other words the batch makes two columns.
     pub fn sets(
         &mut self,
         keys: &[(Expression, String)],
         aggregates: &mut Vec<(Expression, String)>,
         of_batch: fn(&(Expression, String)) -> &str,
     ) -> Option<&'static str> {
-        let has_window = keys.iter().any(|(key, _)| key.kind == Kind::Window);
-        if keys.is_empty() || has_window || !self.chance(4) {
+        let is_column = |(key, _): &(Expression, String)| key.kind != Kind::Window && !key.stream.contains('(');
+        if keys.is_empty() || !keys.iter().all(is_column) || !self.chance(4) {
             return None;
         }
         let text = |word: fn(&(Expression, String)) -> &str| {
