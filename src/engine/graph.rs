@@ -203,6 +203,8 @@ pub struct WindowAggregateSpec {
     pub emit: EmitMode,
     /// The table whose late rows are kept as dead letters; `None`: they are only counted.
     pub late_rows: Option<String>,
+    /// For so long after its end a window still takes rows, and is emitted again.
+    pub allowed_lateness_micros: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -299,7 +299,9 @@ impl SourceHead {
     /// Marks silent splits idle, lets processing time go on; gives the time of the next look.
     fn look_at_clock(&mut self) -> Option<Instant> {
         let time = self.time.as_ref()?;
-        let processing_time = matches!(time.watermark, EventTimeExpr::ProcessingTime);
+        if matches!(time.watermark, EventTimeExpr::ProcessingTime) {
+            return Some(self.follow_clock());
+        }
         let timeout = Duration::from_millis(time.idle_timeout_ms);
         let now = Instant::now();
         let mut next = None;
@@ -309,16 +311,6 @@ impl SourceHead {
                 self.queue.push_back(HeadItem::Watermark(Watermark::Idle));
             }
             return None;
-        }
-        if processing_time && self.caught_up {
-            let at = self.processing_time();
-            for split in 0..self.watermarks.channels() {
-                if !self.watermarks.is_finished(split) {
-                    let advance = self.watermarks.update(split, Watermark::At(at));
-                    self.advance(advance);
-                }
-            }
-            return Some(now + PROCESSING_TIME_STEP);
         }
         for split in 0..self.watermarks.channels() {
             if self.watermarks.is_finished(split) || self.watermarks.is_idle(split) {
@@ -333,6 +325,22 @@ impl SourceHead {
             }
         }
         next
+    }
+
+    /// Processing time goes on whether rows come or not, also where every split has ended and more may come, or where one
+    /// split has rows all the time and another none.
+    fn follow_clock(&mut self) -> Instant {
+        let at = self.processing_time();
+        let step = i64::try_from(PROCESSING_TIME_STEP.as_micros()).unwrap_or(i64::MAX);
+        let is_behind = self
+            .watermarks
+            .current()
+            .is_none_or(|said| said.saturating_add(step) <= at);
+        if self.caught_up || is_behind {
+            let advance = self.watermarks.follow_clock(at);
+            self.advance(advance);
+        }
+        Instant::now() + PROCESSING_TIME_STEP
     }
 
     fn processing_time(&mut self) -> i64 {
@@ -707,18 +715,17 @@ mod tests {
         assert_eq!(drain(&mut head), ["d1", "w1"]);
     }
 
-    #[test]
-    fn processing_time_goes_on_without_rows() {
-        let clock = Arc::new(ManualClock::at(100));
+    /// A head of processing time over these splits and polls.
+    fn by_clock(clock: &Arc<ManualClock>, splits: usize, polls: Vec<SourcePoll>) -> SourceHead {
         let script = Script {
-            polls: VecDeque::new(),
-            splits: 1,
+            polls: polls.into(),
+            splits,
         };
         let mut head = SourceHead::new(
             Box::new(script),
             None,
             schema(),
-            Arc::clone(&clock) as Arc<dyn Clock>,
+            Arc::clone(clock) as Arc<dyn Clock>,
             &SavedSplits::default(),
         );
         head.time = Some(EventTimeSpec {
@@ -728,6 +735,13 @@ mod tests {
             max_future_skew_ms: None,
         });
         head.activate();
+        head
+    }
+
+    #[test]
+    fn processing_time_goes_on_without_rows() {
+        let clock = Arc::new(ManualClock::at(100));
+        let mut head = by_clock(&clock, 1, Vec::new());
         assert!(matches!(
             head.next_item().unwrap(),
             HeadItem::Watermark(Watermark::At(100))
@@ -741,6 +755,31 @@ mod tests {
         assert!(matches!(
             head.next_item().unwrap(),
             HeadItem::Watermark(Watermark::At(550))
+        ));
+    }
+
+    #[test]
+    fn processing_time_goes_on_when_all_splits_have_ended() {
+        let clock = Arc::new(ManualClock::at(100));
+        let polls = vec![rows(0, &[Some(1)]), SourcePoll::SplitFinished { split: 0 }];
+        let mut head = by_clock(&clock, 1, polls);
+        assert_eq!(drain(&mut head), ["d1", "w100"]);
+        clock.advance_micros(500);
+        assert_eq!(drain(&mut head), ["w600"], "more may come, but nothing from before");
+        // Without any split likewise.
+        let mut head = by_clock(&clock, 0, Vec::new());
+        assert_eq!(drain(&mut head), ["w600"]);
+    }
+
+    #[test]
+    fn a_busy_split_does_not_wait_for_a_silent_one_in_processing_time() {
+        let clock = Arc::new(ManualClock::at(100));
+        let polls = vec![rows(0, &[Some(1)]), rows(0, &[Some(2)])];
+        let mut head = by_clock(&clock, 2, polls);
+        assert!(matches!(head.next_item().unwrap(), HeadItem::Data(_)));
+        assert!(matches!(
+            head.next_item().unwrap(),
+            HeadItem::Watermark(Watermark::At(100))
         ));
     }
 }

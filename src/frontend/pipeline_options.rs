@@ -49,6 +49,13 @@ pub const OPTIONS: &[PipelineOption] = &[
         summary: "Groups untouched for so long are forgotten.",
     },
     PipelineOption {
+        name: "allowed_lateness",
+        aliases: &[],
+        kept: true,
+        alterable: false,
+        summary: "For so long after its end a window takes late rows and is emitted again.",
+    },
+    PipelineOption {
         name: "key_groups",
         aliases: &[],
         kept: false,
@@ -162,6 +169,15 @@ pub fn state_ttl_ms(options: &RawOptions) -> Result<Option<u64>> {
     Ok(values::milliseconds(text).filter(|milliseconds| *milliseconds > 0))
 }
 
+/// How long windows take late rows after their end.
+pub fn allowed_lateness_ms(options: &RawOptions) -> Result<u64> {
+    let Some(value) = options.get("allowed_lateness") else {
+        return Ok(0);
+    };
+    let text = text_of(find("allowed_lateness")?, value)?;
+    Ok(values::milliseconds(text).unwrap_or(0))
+}
+
 fn find(name: &str) -> Result<&'static PipelineOption> {
     let normalized = normalize_name(name);
     let answers = |option: &&PipelineOption| option.name == normalized || option.aliases.contains(&normalized.as_str());
@@ -206,7 +222,7 @@ fn check(option: &PipelineOption, text: &str) -> Result<()> {
             Some(10..) => Ok(()),
             _ => Err(wrong(option, text, "a duration of at least 10 ms, such as '10 s'")),
         },
-        "state_ttl" => match values::milliseconds(text) {
+        "state_ttl" | "allowed_lateness" => match values::milliseconds(text) {
             Some(_) => Ok(()),
             None => Err(wrong(option, text, "a duration such as '1 day'")),
         },
@@ -256,13 +272,22 @@ mod tests {
             ("start", "false"),
             ("wait", "CAUGHT UP"),
             ("updatingTtl", "1 hour"),
+            ("allowedLateness", "1 minute"),
         ]))
         .unwrap();
         assert_eq!(
             (options.start, options.wait, options.parallelism),
             (false, Some(WaitUntil::CaughtUp), Some(4))
         );
-        assert_eq!(options.kept, raw(&[("parallelism", "4"), ("state_ttl", "1 hour")]));
+        assert_eq!(
+            options.kept,
+            raw(&[
+                ("parallelism", "4"),
+                ("state_ttl", "1 hour"),
+                ("allowed_lateness", "1 minute")
+            ])
+        );
+        assert_eq!(allowed_lateness_ms(&options.kept).unwrap(), 60_000);
         assert_eq!(state_ttl_ms(&options.kept).unwrap(), Some(3_600_000));
     }
 
@@ -274,6 +299,7 @@ mod tests {
         for (name, value) in [
             ("parallelism", "0"),
             ("checkpoint_interval", "soon"),
+            ("allowed_lateness", "soon"),
             ("wait", "for it"),
             ("key_groups", "1000"),
             ("start", "maybe"),

@@ -270,6 +270,7 @@ impl Session {
             time_zone: self.settings.get("timezone"),
             environment: Environment::clone(&self.server.environment),
             updating_ttl_ms: self.settings.milliseconds("updating_ttl"),
+            allowed_lateness_ms: 0,
             session: SessionFacts {
                 user: self.user.clone(),
                 database: self.database.clone(),

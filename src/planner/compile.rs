@@ -51,10 +51,14 @@ pub fn compile(body: &Body, target: Target, snapshot: &CatalogSnapshot, settings
         scans.add(&plan.rewritten)?;
     }
     let mut lowering = Lowering::new(settings.parallelism, settings.updating_ttl_ms, scans);
+    lowering.allowed_lateness_micros = i64::try_from(settings.allowed_lateness_ms)
+        .unwrap_or(i64::MAX)
+        .saturating_mul(1000);
     let finished = match &body.statement {
         PipelineBody::Query(query) => finish_query(&mut lowering, &planned[0], query, target)?,
         PipelineBody::Inserts(inserts) => finish_inserts(&mut lowering, &binder, &planned, inserts, &body.text)?,
     };
+    lowering.notice_needless_lateness();
     let depends_on = binder.depends_on();
     let Lowering {
         builder,
@@ -120,7 +124,8 @@ fn plan_query(binder: &Binder<'_>, query: &Query, emit: EmitMode, text: &str) ->
     let bound = binder.plan_prepared(query, source)?;
     let logical = explain::logical(&bound);
     let ranked = rewrites::top_n::first_rows_as_ranks(bound)?;
-    let windowed = rewrites::window::rewrite(ranked, emit)?;
+    let resolved = rewrites::grouping_sets::resolve_grouping(ranked, binder.config())?;
+    let windowed = rewrites::window::rewrite(resolved, emit)?;
     let optimized = rewrites::optimize(windowed, binder.config()).map_err(|error| source.error(error))?;
     rewrites::join::refuse_leftover_subqueries(&optimized)?;
     let ranked = rewrites::top_n::rewrite(optimized)?;

@@ -55,6 +55,10 @@ impl GraphBuilder {
         &self.nodes[index]
     }
 
+    pub fn nodes(&self) -> &[GraphNode] {
+        &self.nodes
+    }
+
     /// Adds the node, or finds an equal one.
     pub fn add(&mut self, new: NewNode) -> usize {
         let inputs: Vec<usize> = match &new.identified_by {

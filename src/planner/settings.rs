@@ -17,6 +17,8 @@ pub struct Settings {
     pub environment: Environment,
     /// Groups of an updating aggregate, and rows of a join, untouched for this long are forgotten; `None` = kept for ever.
     pub updating_ttl_ms: Option<u64>,
+    /// For so long after its end a window takes late rows and is emitted again.
+    pub allowed_lateness_ms: u64,
     pub session: SessionFacts,
 }
 
@@ -52,6 +54,7 @@ impl Default for Settings {
             time_zone: "UTC".into(),
             environment: Arc::new(|_| None),
             updating_ttl_ms: None,
+            allowed_lateness_ms: 0,
             session: SessionFacts::default(),
         }
     }
@@ -64,6 +67,7 @@ impl fmt::Debug for Settings {
             .field("search_path", &self.search_path)
             .field("time_zone", &self.time_zone)
             .field("updating_ttl_ms", &self.updating_ttl_ms)
+            .field("allowed_lateness_ms", &self.allowed_lateness_ms)
             .field("session", &self.session)
             .finish_non_exhaustive()
     }

@@ -505,9 +505,9 @@ fn what_cannot_be_continuous_says_what_works() {
         None,
     );
     check_error(
-        "SELECT channel, count(*) FROM bids GROUP BY ROLLUP (channel)",
+        "SELECT tumble('10 s') AS w, channel, count(*) FROM bids GROUP BY ROLLUP (w, channel)",
         "0A000",
-        "UNION ALL",
+        "Put the window before the sets",
         None,
     );
     check_error(
@@ -515,6 +515,55 @@ fn what_cannot_be_continuous_says_what_works() {
         "0A000",
         "WHERE rank <= 10",
         None,
+    );
+}
+
+#[test]
+fn grouping_sets_share_their_input_and_equal_sets_their_aggregate() {
+    let count = |sql: &str| {
+        let graph = compiled(sql).graph;
+        let named = |name: &str| graph.nodes.iter().filter(|node| node.operator.name() == name).count();
+        (named("source"), named("updating_aggregate"))
+    };
+    assert_eq!(
+        count("SELECT channel, count(*) FROM bids GROUP BY ROLLUP (channel)"),
+        (1, 2)
+    );
+    assert_eq!(
+        count("SELECT channel, sum(price) FROM bids GROUP BY GROUPING SETS (channel, (channel), ())"),
+        (1, 2)
+    );
+    assert_eq!(
+        count("SELECT count(*) FROM bids GROUP BY CUBE (channel, price)"),
+        (1, 4)
+    );
+}
+
+#[test]
+fn only_windows_that_late_rows_can_reach_allow_lateness() {
+    let settings = Settings {
+        allowed_lateness_ms: 60_000,
+        ..Settings::default()
+    };
+    let plan = |sql: &str| compile(&query(sql), Target::Pipeline { oid: Oid(1) }, &snapshot(), &settings).unwrap();
+    let nested = plan(
+        "SELECT w, max(n) AS most FROM (SELECT tumble('10 s') AS w, channel, count(*) AS n FROM bids GROUP BY w, channel) \
+         GROUP BY w",
+    );
+    assert_eq!(nested.physical.matches("window=").count(), 2, "{}", nested.physical);
+    assert_eq!(
+        nested.physical.matches("allowed_lateness=1 min").count(),
+        1,
+        "{}",
+        nested.physical
+    );
+    // The outer window waits for the corrections, and is then given once.
+    assert!(nested.append_only && nested.notices.is_empty());
+    assert!(!plan("SELECT tumble('10 s') AS w, count(*) FROM bids GROUP BY w").append_only);
+    let plain = plan("SELECT price FROM bids");
+    assert_eq!(
+        plain.notices[0].message,
+        "allowed_lateness changes nothing: the query groups by no window"
     );
 }
 

@@ -121,6 +121,7 @@ pub(crate) fn windowed(aggregate: AggregateSpec, size_micros: i64, emit: EmitMod
         window: WindowSpec::Tumble { size_micros },
         emit,
         late_rows: None,
+        allowed_lateness_micros: 0,
     }
 }
 

@@ -93,6 +93,22 @@ impl WatermarkMerge {
         self.derive()
     }
 
+    /// The wall clock is the watermark, whatever the channels have said: without an active one nothing holds it back.
+    pub fn follow_clock(&mut self, at: i64) -> Advance {
+        let mut advance = Advance::default();
+        for channel in 0..self.channels.len() {
+            if !self.is_finished(channel) {
+                let next = self.update(channel, Watermark::At(at));
+                advance.at = next.at.or(advance.at);
+            }
+        }
+        if self.all_finished() {
+            let was_idle = std::mem::replace(&mut self.idle, false);
+            return self.emit(Some(at), was_idle, false);
+        }
+        advance
+    }
+
     /// `channel` has ended.
     pub fn finish(&mut self, channel: usize) -> Advance {
         self.channels[channel] = Channel::Finished;

@@ -2,7 +2,8 @@
 //!
 //! [`build`] makes the operator of a graph node. Stateless: `filter`, `project`, `unnest`, `union`. Aggregation:
 //! `updating_aggregate`, `window_aggregate`, `session_aggregate`, and before an exchange `partial_aggregate`, all on a `group_table` (keys to
-//! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `join` has two inputs, `lookup_join` one and a system outside.
+//! dense numbers, [`accumulators`] by number) that `group_state` writes and reads; `allowed_lateness` says how long windows
+//! take late rows. `join` has two inputs, `lookup_join` one and a system outside.
 //! `top_n` keeps the first rows by rank. `over` computes window functions in order of event time. `upsert_normalise` makes changes
 //! out of rows that replace each other. `materialize` keeps a result readable.
 //!
@@ -11,6 +12,7 @@
 
 pub mod accumulators;
 mod aggregates;
+mod allowed_lateness;
 pub(crate) mod bits;
 pub(crate) mod changes;
 mod closed_upto;

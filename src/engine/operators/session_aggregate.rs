@@ -4,13 +4,19 @@
 //! side; one that lies between two makes them one. A session is emitted, once, when the watermark reaches its end, and all
 //! are at the end of input. A row is late when no open session takes it and a session of its own would be over already: it
 //! is dropped and counted, and kept as a dead letter when the table says so.
+//!
+//! With [`EmitMode::OnUpdate`] open sessions are shown at every barrier; with allowed lateness (see `allowed_lateness`) sessions
+//! that have ended stay for that long. A session that was shown and grows, or becomes part of another, is taken back as it
+//! was, before the watermark goes on; what became of it is shown at the barrier, unless it has to end anew before.
+//!
 //! Rows of the result have the last microsecond of the session as their event time.
 //!
 //! A session is a group of the group table, by key and start: when rows out of order move its start, or two sessions
 //! become one, what the former groups had is added to the new one. Input has no retractions.
 //!
 //! State: tables `sessions` and `session_values` (see `group_state`) by the key's hash; the time of a session's last row is a
-//! hidden last aggregate. Table `watermark`: see `closed_upto`.
+//! hidden last aggregate. Table `watermark`: see `closed_upto`. What was shown is not stored: at the barrier of the snapshot it
+//! is every session, or every one that has ended.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,10 +28,13 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::engine::dead_letters::LateRows;
 use crate::engine::error::Error;
-use crate::engine::graph::{AggregateCall, AggregateFunction, AggregateSpec, WindowAggregateSpec, WindowSpec};
-use crate::engine::message::{CHUNK_ROWS_TARGET, Chunk, Watermark, Weights};
+use crate::engine::graph::{
+    AggregateCall, AggregateFunction, AggregateSpec, EmitMode, WindowAggregateSpec, WindowSpec,
+};
+use crate::engine::message::{Barrier, CHUNK_ROWS_TARGET, Chunk, Watermark, Weights};
 use crate::engine::operator::{Operator, Output, Result, StateSize};
 use crate::engine::operators::aggregates::AggregateLayout;
+use crate::engine::operators::allowed_lateness::AllowedLateness;
 use crate::engine::operators::closed_upto;
 use crate::engine::operators::columns::{as_int64, batch_of, int64, take_chunk, weights_of};
 use crate::engine::operators::group_state::{StateShape, TableNames};
@@ -43,8 +52,12 @@ const TABLES: TableNames = TableNames {
 /// A session that has no group yet.
 const NO_GROUP: u32 = u32::MAX;
 
+const NOT_DUE: i64 = i64::MIN;
+
 pub(crate) struct SessionAggregate {
     gap: i64,
+    emit: EmitMode,
+    lateness: AllowedLateness,
     output: SchemaRef,
     layout: Arc<AggregateLayout>,
     /// Input with the event time as last column.
@@ -57,9 +70,14 @@ pub(crate) struct SessionAggregate {
     of_key: Vec<Vec<u32>>,
     sessions: Vec<Session>,
     free: Vec<u32>,
-    /// End at the time of entry, session, its `born`: may be out of date, which shows when it is due.
+    /// End at the time of entry, or when an ended session is over; session, its `born`: may be out of date, which shows when
+    /// it is due.
     due: BinaryHeap<Reverse<(i64, u32, u64)>>,
     born: u64,
+    /// Rows shown before that no longer hold.
+    taken_back: Vec<Chunk>,
+    /// Sessions changed since the last barrier, with their `born`.
+    changed: Vec<(u32, u64)>,
     watermark: Option<i64>,
     late: u64,
     late_rows: Option<LateRows>,
@@ -77,6 +95,12 @@ struct Session {
     born: u64,
     /// It became part of this one.
     merged_into: Option<u32>,
+    /// First and end as they were last emitted, when that still holds.
+    shown: Option<(i64, i64)>,
+    /// It is among the changed ones.
+    changed: bool,
+    /// The entry in `due` that counts; `NOT_DUE` when it has been taken out.
+    due: i64,
 }
 
 /// Sessions that a chunk has changed.
@@ -109,6 +133,8 @@ impl SessionAggregate {
         let mut table = GroupTable::new(&layout, &group_types, false)?;
         Ok(SessionAggregate {
             gap: gap_micros.max(1),
+            emit: spec.emit,
+            lateness: AllowedLateness::new(spec.allowed_lateness_micros),
             output: Arc::clone(output),
             // Without a key there is one subtask, and any hash will do.
             shape: StateShape::new(TABLES, &mut table, &group_types, TableKind::GlobalKeyed)
@@ -122,6 +148,8 @@ impl SessionAggregate {
             free: Vec::new(),
             due: BinaryHeap::new(),
             born: 0,
+            taken_back: Vec::new(),
+            changed: Vec::new(),
             watermark: None,
             late: 0,
             late_rows: None,
@@ -180,7 +208,7 @@ impl SessionAggregate {
         }
         if found.is_none() {
             let end = time.saturating_add(self.gap);
-            if self.watermark.is_some_and(|watermark| end <= watermark) {
+            if self.lateness.is_over(end, self.watermark) {
                 return None;
             }
             found = Some(self.open(key, time, time, NO_GROUP));
@@ -198,6 +226,9 @@ impl SessionAggregate {
             group_start: first,
             born: self.born,
             merged_into: None,
+            shown: None,
+            changed: false,
+            due: NOT_DUE,
         };
         let number = match self.free.pop() {
             Some(number) => {
@@ -210,9 +241,14 @@ impl SessionAggregate {
             }
         };
         self.of_key[key as usize].push(number);
-        self.due
-            .push(Reverse((last.saturating_add(self.gap), number, self.born)));
+        self.look_again_at(number, last.saturating_add(self.gap));
         number
+    }
+
+    fn look_again_at(&mut self, number: u32, due: i64) {
+        let session = &mut self.sessions[number as usize];
+        session.due = due;
+        self.due.push(Reverse((due, number, session.born)));
     }
 
     fn resolve(&self, mut session: u32) -> u32 {
@@ -288,52 +324,131 @@ impl SessionAggregate {
         self.free.push(number);
     }
 
-    /// Emits the sessions whose end the watermark has reached.
-    fn close(&mut self, watermark: i64, output: &mut Output) -> Result<()> {
-        let mut over: Vec<u32> = Vec::new();
-        while let Some(&Reverse((end, number, born))) = self.due.peek()
-            && end <= watermark
-        {
-            self.due.pop();
-            if self.sessions[number as usize].born != born {
-                continue;
-            }
+    /// Whether sessions may be emitted more than once.
+    fn is_updating(&self) -> bool {
+        self.emit == EmitMode::OnUpdate || self.lateness.is_any()
+    }
+
+    /// Takes back what was shown of sessions that a chunk is about to change, and notes that they change.
+    fn take_back(&mut self, touched: &Touched) -> Result<()> {
+        let mut numbers: Vec<u32> = touched.sessions.iter().chain(&touched.merged).copied().collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        for &number in &numbers {
+            let number = self.resolve(number);
             let end = self.end_of(number);
-            if end <= watermark {
-                over.push(number);
-            } else {
-                self.due.push(Reverse((end, number, born)));
+            let has_ended = self.watermark.is_some_and(|watermark| end <= watermark);
+            // It had ended, and has to end again.
+            if !has_ended && self.sessions[number as usize].due > end {
+                self.look_again_at(number, end);
+            }
+            let session = &mut self.sessions[number as usize];
+            if !std::mem::replace(&mut session.changed, true) {
+                self.changed.push((number, session.born));
             }
         }
-        over.sort_unstable_by_key(|&number| {
+        let shown: Vec<(u32, (i64, i64))> = numbers
+            .into_iter()
+            .filter_map(|number| Some((number, self.sessions[number as usize].shown.take()?)))
+            .collect();
+        for part in shown.chunks(CHUNK_ROWS_TARGET) {
+            let weights = Weights::Signed(vec![-1; part.len()].into());
+            let chunk = self.rows_of(part, weights)?;
+            self.taken_back.push(chunk);
+        }
+        Ok(())
+    }
+
+    fn emit_taken_back(&mut self, output: &mut Output) {
+        for chunk in self.taken_back.drain(..) {
+            output.data(chunk);
+        }
+    }
+
+    /// Shows what became of the changed sessions, but for those that are only shown when they end.
+    fn emit_changed(&mut self, output: &mut Output) -> Result<()> {
+        let mut visible = Vec::with_capacity(self.changed.len());
+        for (number, born) in std::mem::take(&mut self.changed) {
+            let end = self.end_of(number);
+            let has_ended = self.watermark.is_some_and(|watermark| end <= watermark);
+            let session = &mut self.sessions[number as usize];
+            if session.born != born {
+                continue;
+            }
+            session.changed = false;
+            if session.shown.is_none() && (self.emit == EmitMode::OnUpdate || has_ended) {
+                visible.push(number);
+            }
+        }
+        self.show(visible, output)
+    }
+
+    /// Emits sessions, in order of time.
+    fn show(&mut self, mut numbers: Vec<u32>, output: &mut Output) -> Result<()> {
+        numbers.sort_unstable_by_key(|&number| {
             let session = &self.sessions[number as usize];
             (session.last, session.first, session.born)
         });
-        for part in over.chunks(CHUNK_ROWS_TARGET) {
-            output.data(self.result_chunk(part)?);
-            for &number in part {
-                let Session { key, group, .. } = self.sessions[number as usize];
-                self.of_key[key as usize].retain(|&other| other != number);
-                if self.of_key[key as usize].is_empty() {
-                    self.keys.remove(key);
-                }
-                self.table.bury(group);
-                self.forget(number);
+        for part in numbers.chunks(CHUNK_ROWS_TARGET) {
+            let bounds: Vec<(u32, (i64, i64))> = part
+                .iter()
+                .map(|&number| (number, (self.sessions[number as usize].first, self.end_of(number))))
+                .collect();
+            output.data(self.rows_of(&bounds, Weights::AllInsert)?);
+            for (number, bounds) in bounds {
+                self.sessions[number as usize].shown = Some(bounds);
             }
         }
         Ok(())
     }
 
-    fn result_chunk(&mut self, numbers: &[u32]) -> Result<Chunk> {
-        let groups: Vec<u32> = numbers
+    /// Emits the sessions whose end the watermark has reached, and forgets those that are over.
+    fn close(&mut self, watermark: i64, output: &mut Output) -> Result<()> {
+        let (mut ended, mut over) = (Vec::new(), Vec::new());
+        while let Some(&Reverse((due, number, born))) = self.due.peek()
+            && due <= watermark
+        {
+            self.due.pop();
+            let session = &mut self.sessions[number as usize];
+            if (session.born, session.due) != (born, due) {
+                continue;
+            }
+            session.due = NOT_DUE;
+            let end = self.end_of(number);
+            if end > watermark {
+                self.look_again_at(number, end);
+                continue;
+            }
+            if self.sessions[number as usize].shown.is_none() {
+                ended.push(number);
+            }
+            if self.lateness.is_over(end, Some(watermark)) {
+                over.push(number);
+            } else {
+                self.look_again_at(number, self.lateness.over_at(end));
+            }
+        }
+        self.show(ended, output)?;
+        for number in over {
+            let Session { key, group, .. } = self.sessions[number as usize];
+            self.of_key[key as usize].retain(|&other| other != number);
+            if self.of_key[key as usize].is_empty() {
+                self.keys.remove(key);
+            }
+            self.table.bury(group);
+            self.forget(number);
+        }
+        Ok(())
+    }
+
+    /// Sessions with these bounds as rows of the result.
+    fn rows_of(&mut self, sessions: &[(u32, (i64, i64))], weights: Weights) -> Result<Chunk> {
+        let groups: Vec<u32> = sessions
             .iter()
-            .map(|&number| self.sessions[number as usize].group)
+            .map(|&(number, _)| self.sessions[number as usize].group)
             .collect();
-        let starts: Vec<i64> = numbers
-            .iter()
-            .map(|&number| self.sessions[number as usize].first)
-            .collect();
-        let ends: Vec<i64> = numbers.iter().map(|&number| self.end_of(number)).collect();
+        let starts: Vec<i64> = sessions.iter().map(|(_, bounds)| bounds.0).collect();
+        let ends: Vec<i64> = sessions.iter().map(|(_, bounds)| bounds.1).collect();
         let time = |values: Vec<i64>| -> ArrayRef { Arc::new(TimestampMicrosecondArray::from(values)) };
         let mut columns = self.table.keys.gather(&groups);
         columns.pop();
@@ -344,8 +459,8 @@ impl SessionAggregate {
         results.pop();
         columns.extend(results);
         Ok(Chunk {
-            rows: batch_of(&self.output, columns, numbers.len())?,
-            weights: Weights::AllInsert,
+            rows: batch_of(&self.output, columns, sessions.len())?,
+            weights,
             event_time: Some(times),
             key_hashes: None,
         })
@@ -379,7 +494,12 @@ impl SessionAggregate {
             self.of_key
                 .resize_with(self.keys.capacity().max(self.of_key.len()), Vec::new);
             for (row, (&key, &group)) in keys.iter().zip(part).enumerate() {
-                self.open(key, starts.value(row), last.value(row), group);
+                let number = self.open(key, starts.value(row), last.value(row), group);
+                let end = self.end_of(number);
+                let has_ended = self.watermark.is_some_and(|watermark| end <= watermark);
+                if self.emit == EmitMode::OnUpdate || self.lateness.is_any() && has_ended {
+                    self.sessions[number as usize].shown = Some((starts.value(row), end));
+                }
             }
         }
         Ok(())
@@ -426,6 +546,9 @@ impl Operator for SessionAggregate {
                 None => self.count_late(&chunk, row as u32, time)?,
             }
         }
+        if self.is_updating() {
+            self.take_back(&touched)?;
+        }
         self.settle(&touched)?;
         let groups: Vec<u32> = touched
             .sessions
@@ -458,14 +581,21 @@ impl Operator for SessionAggregate {
             && self.watermark.is_none_or(|before| before < time)
         {
             self.watermark = Some(time);
+            self.emit_taken_back(output);
             self.close(time, output)?;
         }
-        output.watermark(watermark);
+        output.watermark(self.lateness.passed_on(watermark));
         Ok(())
+    }
+
+    fn on_barrier(&mut self, _barrier: Barrier, output: &mut Output) -> Result<()> {
+        self.emit_taken_back(output);
+        self.emit_changed(output)
     }
 
     fn on_end(&mut self, output: &mut Output) -> Result<()> {
         self.watermark = Some(i64::MAX);
+        self.emit_taken_back(output);
         self.close(i64::MAX, output)
     }
 

@@ -3,10 +3,11 @@
 //! A window closes when the watermark reaches its end; its result is emitted, once, before the watermark passes on. With
 //! [`EmitMode::OnUpdate`] changes are emitted at every barrier while the window is open and the rest when it closes; a
 //! closed window's rows stay. At the end of input every window closes. Rows of the result have the last microsecond of
-//! the window as their event time.
+//! the window as their event time. A window with allowed lateness is emitted when it ends and stays open for that long: what
+//! late rows change of it is emitted at barriers (see `allowed_lateness`).
 //!
 //! Where windows overlap, a row is added once, to its slice, and windows are put together from slices when they close (see
-//! `slice_blocks`). Aggregates whose states cannot be added up, and windows that emit while open, have a table for each
+//! `slice_blocks`). Aggregates whose states cannot be added up, and windows that emit more than once, have a table for each
 //! window instead, to which a row is added as often as it has windows.
 //!
 //! A row is late when all its windows have closed: it is dropped and counted, and kept as a dead letter when the table says
@@ -14,7 +15,8 @@
 //!
 //! State: tables `windows` and `window_values` (see `group_state`), expiring, with `_time` the start of the slice or window
 //! plus the window's size: a row with `_time` at or before the watermark belongs to closed windows and is dead, so
-//! `expired_before` is the watermark + 1. Table `watermark` (broadcast) keeps what the operator has closed up to, so that
+//! `expired_before` is the watermark (less the allowed lateness) + 1. A window that has ended has been emitted as it is in
+//! the snapshot, which the barrier made true. Table `watermark` (broadcast) keeps what the operator has closed up to, so that
 //! late rows stay late after a restore; a former set of subtasks gives the least of theirs.
 
 use std::collections::BTreeMap;
@@ -30,6 +32,7 @@ use crate::engine::message::{Barrier, CHUNK_ROWS_TARGET, Chunk, Watermark, Weigh
 use crate::engine::operator::{Operator, Output, Result, StateSize};
 use crate::engine::operators::accumulators::decomposable;
 use crate::engine::operators::aggregates::AggregateLayout;
+use crate::engine::operators::allowed_lateness::AllowedLateness;
 use crate::engine::operators::changes::Changes;
 use crate::engine::operators::closed_upto;
 use crate::engine::operators::columns::{batch_of, take_chunk, weights_from, weights_of};
@@ -56,11 +59,12 @@ pub(crate) struct WindowAggregate {
     windows: Windows,
     sharing: Sharing,
     emit: EmitMode,
+    lateness: AllowedLateness,
     output: SchemaRef,
     /// By start: windows, or slices where windows share them.
     open: BTreeMap<i64, OpenWindow>,
     pool: Vec<GroupTable>,
-    /// Windows that end at or before this are closed.
+    /// Windows that end at or before this have ended, and are closed when no lateness is allowed.
     watermark: Option<i64>,
     late: u64,
     late_rows: Option<LateRows>,
@@ -76,6 +80,7 @@ enum Sharing {
 /// A window or a slice.
 struct OpenWindow {
     table: GroupTable,
+    /// Of a window that has been emitted and may be again.
     changes: Option<Changes>,
 }
 
@@ -86,7 +91,9 @@ impl WindowAggregate {
         let mut table = GroupTable::new(&layout, &key_types, false)?;
         let windows = Windows::new(spec.window)?;
         let adds_up = decomposable(&spec.aggregate.aggregates, spec.aggregate.append_only_input);
-        let sharing = if windows.overlap() && adds_up && spec.emit == EmitMode::OnWindowClose {
+        let lateness = AllowedLateness::new(spec.allowed_lateness_micros);
+        let emits_once = spec.emit == EmitMode::OnWindowClose && !lateness.is_any();
+        let sharing = if windows.overlap() && adds_up && emits_once {
             Sharing::Slices(SliceBlocks::default())
         } else {
             Sharing::Apart
@@ -98,6 +105,7 @@ impl WindowAggregate {
             windows,
             sharing,
             emit: spec.emit,
+            lateness,
             output: Arc::clone(output),
             open: BTreeMap::new(),
             pool: vec![table],
@@ -119,7 +127,16 @@ impl WindowAggregate {
             Sharing::Apart => self.windows.end_of(start),
             Sharing::Slices(_) => self.windows.last_end(start),
         };
-        self.watermark.is_some_and(|watermark| end <= watermark)
+        self.lateness.is_over(end, self.watermark)
+    }
+
+    /// Whether changes of the window that starts at `start` are emitted from now on.
+    fn emits_changes(&self, start: i64) -> bool {
+        let has_ended = || {
+            self.watermark
+                .is_some_and(|watermark| self.windows.end_of(start) <= watermark)
+        };
+        self.emit == EmitMode::OnUpdate || self.lateness.is_any() && has_ended()
     }
 
     fn new_table(pool: &mut Vec<GroupTable>, layout: &Arc<AggregateLayout>, keys: &[DataType]) -> Result<GroupTable> {
@@ -139,7 +156,7 @@ impl WindowAggregate {
     fn open_window(&mut self, start: i64) -> Result<&mut OpenWindow> {
         if !self.open.contains_key(&start) {
             let table = Self::new_table(&mut self.pool, &self.layout, &self.key_types)?;
-            let changes = (self.emit == EmitMode::OnUpdate).then(Changes::default);
+            let changes = self.emits_changes(start).then(Changes::default);
             self.open.insert(start, OpenWindow { table, changes });
         }
         Ok(self.open.get_mut(&start).expect("it was just put there"))
@@ -186,7 +203,7 @@ impl WindowAggregate {
         Ok(())
     }
 
-    /// Closes the windows whose end the watermark has reached; those that end at or before `after` have closed before.
+    /// Closes the windows that are over; those that end at or before `after` have closed before.
     fn close(&mut self, after: Option<i64>, output: &mut Output) -> Result<()> {
         let mut after = after.unwrap_or(i64::MIN);
         while let Some((&start, _)) = self.open.first_key_value() {
@@ -194,7 +211,7 @@ impl WindowAggregate {
                 Sharing::Apart => self.windows.end_of(start),
                 Sharing::Slices(_) => self.windows.first_end(start, after),
             };
-            if self.watermark.is_none_or(|watermark| watermark < end) {
+            if !self.lateness.is_over(end, self.watermark) {
                 break;
             }
             match self.sharing {
@@ -204,6 +221,22 @@ impl WindowAggregate {
             after = end;
         }
         Ok(())
+    }
+
+    /// Emits the windows that have ended and are not over, once.
+    fn emit_ended(&mut self, output: &mut Output) -> Result<()> {
+        let mut open = std::mem::take(&mut self.open);
+        let ended = open
+            .iter_mut()
+            .take_while(|(start, _)| self.emits_changes(**start))
+            .filter(|(_, window)| window.changes.is_none());
+        let emitted = ended.map(|(&start, window)| {
+            window.changes = Some(Changes::default());
+            self.emit_table(start, &mut window.table, output)
+        });
+        let emitted = emitted.collect();
+        self.open = open;
+        emitted
     }
 
     fn close_apart(&mut self, start: i64, output: &mut Output) -> Result<()> {
@@ -321,7 +354,7 @@ impl Operator for WindowAggregate {
         self.late += without;
         for slice in slices {
             let last_end = self.windows.last_end(slice.start);
-            if self.watermark.is_some_and(|watermark| last_end <= watermark) {
+            if self.lateness.is_over(last_end, self.watermark) {
                 self.count_late(&chunk, &slice)?;
                 continue;
             }
@@ -346,13 +379,16 @@ impl Operator for WindowAggregate {
         {
             let before = self.watermark.replace(time);
             self.close(before, output)?;
+            if self.lateness.is_any() {
+                self.emit_ended(output)?;
+            }
         }
-        output.watermark(watermark);
+        output.watermark(self.lateness.passed_on(watermark));
         Ok(())
     }
 
     fn on_barrier(&mut self, _barrier: Barrier, output: &mut Output) -> Result<()> {
-        if self.emit == EmitMode::OnUpdate {
+        if self.emit == EmitMode::OnUpdate || self.lateness.is_any() {
             let mut open = std::mem::take(&mut self.open);
             let emitted = open
                 .iter_mut()
@@ -380,7 +416,9 @@ impl Operator for WindowAggregate {
             groups.extend(self.shape.write_groups(&mut window.table, &scope, |_, _| false)?);
             values.extend(self.shape.write_values(&mut window.table, &scope)?);
         }
-        let expired_before = self.watermark.map(|watermark| watermark.saturating_add(1));
+        let expired_before = self
+            .watermark
+            .map(|watermark| self.lateness.over_upto(watermark).saturating_add(1));
         let mut writes = self.shape.table_writes(context, expired_before, groups, values);
         writes.push(closed_upto::write(self.watermark)?);
         Ok(writes)

@@ -4,6 +4,7 @@
 //! [`tables::StreamTable`]s; what a one-shot SELECT can read comes from [`BatchRelations`].
 
 mod catalog_syntax;
+mod grouping_sets;
 mod lateral_unnest;
 mod literals;
 pub mod lookup_tables;

@@ -147,6 +147,10 @@ fn tables_hint(name: &str, valid: &[Column]) -> Option<String> {
 
 fn plan_error(message: &str) -> Error {
     let lower = message.to_lowercase();
+    if lower.contains("to grouping function is not in grouping columns") {
+        let message = "arguments to GROUPING must be grouping expressions of the associated query level";
+        return Error::query(SqlState::GROUPING_ERROR, message);
+    }
     let code = if lower.contains("must appear in the group by clause")
         || lower.contains("must be in group by or an aggregate function")
         || lower.contains("non-aggregate values")

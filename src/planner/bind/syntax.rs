@@ -3,6 +3,7 @@
 //! - Select lists get the column names of Postgres.
 //! - `pg_catalog.f(..)`, `OPERATOR(pg_catalog.~)`, `COLLATE` lose what only Postgres's catalog gives meaning to.
 //! - The spellings of windows become one: `tumble(..)`, `hop(..)`, `session(..)` and their fields.
+//! - `ROLLUP`, `CUBE` and `GROUPING SETS` become lists of sets.
 //! - Functions that do not exist, and forms that cannot be continuous, are errors here.
 
 use std::ops::ControlFlow;
@@ -16,6 +17,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::error::nearest;
 use crate::planner::bind::catalog_syntax;
+use crate::planner::bind::grouping_sets;
 use crate::planner::bind::lateral_unnest;
 use crate::planner::bind::literals;
 use crate::planner::bind::lookup_version;
@@ -104,6 +106,9 @@ impl VisitorMut for SyntaxPass<'_> {
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Box<Error>> {
         lateral_unnest::rewrite(select);
+        if let Err(error) = grouping_sets::expand(select, self.source) {
+            return ControlFlow::Break(Box::new(error));
+        }
         if self.purpose != Purpose::Batch
             && let Some((join, hint)) = using::misleading(select)
         {

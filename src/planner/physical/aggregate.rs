@@ -21,31 +21,46 @@ use crate::planner::compiled::Notice;
 use crate::planner::error::{Error, Result};
 use crate::planner::explain;
 use crate::planner::graph::NewNode;
+use crate::planner::physical::grouping_sets::{Grouping, OneSet};
 use crate::planner::physical::times::{Distance, TimeFacts};
 use crate::planner::physical::{Lowering, Stream, fingerprint_of, physical_expression};
+use crate::planner::rewrites::grouping_sets::{GroupingSets, KeySet, keys_and_sets};
 use crate::planner::rewrites::window_node::WindowAggregateNode;
 
 /// What an aggregate works on.
-struct Prepared {
-    stream: Stream,
-    spec: AggregateSpec,
+pub(super) struct Prepared {
+    pub stream: Stream,
+    pub spec: AggregateSpec,
 }
 
 impl Lowering {
     pub(super) fn updating_aggregate(&mut self, aggregate: &Aggregate) -> Result<Stream> {
         let stream = self.lower(&aggregate.input)?;
-        let prepared = self.prepare(stream, &aggregate.input, &aggregate.group_expr, &aggregate.aggr_expr)?;
-        let keys = prepared.spec.keys.len();
-        self.notice_state(&prepared, &aggregate.group_expr);
-        let schema = output_schema(&prepared, &[], aggregate.schema.as_arrow());
-        let shape = StreamShape {
-            schema,
-            append_only: false,
-            unique_key: Some((0..keys).collect()),
-            event_time: false,
+        let (keys, sets) = keys_and_sets(aggregate)?;
+        let prepared = self.prepare(stream, &aggregate.input, &keys, &aggregate.aggr_expr)?;
+        let grouping = Grouping {
+            keys: &keys,
+            sets: sets.as_ref(),
+            planned: aggregate.schema.as_arrow(),
+            id: grouping_id(sets.as_ref(), keys.len()),
         };
-        let description = description(&aggregate.group_expr, &prepared.spec);
-        self.aggregate_node(prepared, shape, description, OperatorSpec::UpdatingAggregate)
+        self.always_changing(prepared, &grouping)
+    }
+
+    /// One row a group, up to date.
+    fn always_changing(&mut self, prepared: Prepared, grouping: &Grouping<'_>) -> Result<Stream> {
+        self.notice_state(&prepared, grouping.keys);
+        self.grouped(prepared, grouping, |lowering, set| {
+            let schema = output_schema(&set.prepared, &[], &set.planned);
+            let shape = StreamShape {
+                schema,
+                append_only: false,
+                unique_key: Some((0..set.keys.len()).collect()),
+                event_time: false,
+            };
+            let description = description(&set.keys, &set.prepared.spec);
+            lowering.aggregate_node(set.prepared, shape, description, OperatorSpec::UpdatingAggregate)
+        })
     }
 
     pub(super) fn window_aggregate(&mut self, node: &WindowAggregateNode) -> Result<Stream> {
@@ -68,15 +83,34 @@ impl Lowering {
                 "Use a TUMBLE or HOP window, or put the session before what makes rows change.",
             ));
         }
-        let keys = prepared.spec.keys.len();
-        let bounds = [
-            node.schema.field(keys).as_ref().clone(),
-            node.schema.field(keys + 1).as_ref().clone(),
-        ];
-        let schema = output_schema(&prepared, &bounds, node.schema.as_arrow());
+        let late_rows = self.table_that_keeps_late_rows(prepared.stream.node);
+        let lateness = self.lateness_over(prepared.stream.node);
+        let grouping = Grouping {
+            keys: &node.keys,
+            sets: node.sets.as_ref(),
+            planned: node.schema.as_arrow(),
+            id: grouping_id(node.sets.as_ref(), node.schema.fields().len() - 1),
+        };
+        self.grouped(prepared, &grouping, |lowering, set| {
+            // A late row is one dead letter, not one for each set.
+            let late_rows = late_rows.clone().filter(|_| set.is_first);
+            lowering.windows_of_set(node, set, late_rows, lateness)
+        })
+    }
+
+    fn windows_of_set(
+        &mut self,
+        node: &WindowAggregateNode,
+        set: OneSet,
+        late_rows: Option<String>,
+        allowed_lateness_micros: i64,
+    ) -> Result<Stream> {
+        let keys = set.keys.len();
+        let bounds = [set.planned.field(keys).clone(), set.planned.field(keys + 1).clone()];
+        let schema = output_schema(&set.prepared, &bounds, &set.planned);
         let shape = StreamShape {
             schema,
-            append_only: node.emit == EmitMode::OnWindowClose,
+            append_only: node.emit == EmitMode::OnWindowClose && allowed_lateness_micros == 0,
             unique_key: Some((0..=keys).collect()),
             event_time: true,
         };
@@ -84,23 +118,27 @@ impl Lowering {
             EmitMode::OnWindowClose => "",
             EmitMode::OnUpdate => " emit=update",
         };
+        let lateness = match allowed_lateness_micros {
+            0 => String::new(),
+            micros => format!(" allowed_lateness={}", explain::duration(micros)),
+        };
         let window = format!("window={} ", explain::window(node.window));
-        let description = format!("{window}{}{emit}", description(&node.keys, &prepared.spec));
+        let description = format!("{window}{}{emit}{lateness}", description(&set.keys, &set.prepared.spec));
         let (window, emit) = (node.window, node.emit);
-        let late_rows = self.table_that_keeps_late_rows(prepared.stream.node);
-        let stream = self.aggregate_node(prepared, shape, description, move |aggregate| {
+        let stream = self.aggregate_node(set.prepared, shape, description, move |aggregate| {
             OperatorSpec::WindowAggregate(WindowAggregateSpec {
                 aggregate,
                 window,
                 emit,
                 late_rows: late_rows.clone(),
+                allowed_lateness_micros,
             })
         })?;
         let times = result_times(keys, node.window);
         Ok(Stream { times, ..stream })
     }
 
-    /// The window is a pair of columns like others: one row a group, up to date.
+    /// The window is a pair of columns like others: in every group, and a part of every set.
     fn aggregate_by_columns(
         &mut self,
         stream: Stream,
@@ -109,16 +147,21 @@ impl Lowering {
     ) -> Result<Stream> {
         let group: Vec<Expr> = node.keys.iter().chain(bounds).cloned().collect();
         let prepared = self.prepare(stream, &node.input, &group, &node.aggregates)?;
-        self.notice_state(&prepared, &group);
-        let schema = output_schema(&prepared, &[], node.schema.as_arrow());
-        let shape = StreamShape {
-            schema,
-            append_only: false,
-            unique_key: Some((0..group.len()).collect()),
-            event_time: false,
+        let with_bounds = |set: &KeySet| KeySet {
+            keys: set.keys.iter().copied().chain(node.keys.len()..group.len()).collect(),
+            ..set.clone()
         };
-        let description = description(&group, &prepared.spec);
-        self.aggregate_node(prepared, shape, description, OperatorSpec::UpdatingAggregate)
+        let sets = node.sets.as_ref().map(|sets| GroupingSets {
+            sets: sets.sets.iter().map(with_bounds).collect(),
+            id_type: sets.id_type.clone(),
+        });
+        let grouping = Grouping {
+            keys: &group,
+            sets: sets.as_ref(),
+            planned: node.schema.as_arrow(),
+            id: grouping_id(sets.as_ref(), node.schema.fields().len() - 1),
+        };
+        self.always_changing(prepared, &grouping)
     }
 
     /// Computes keys, arguments and filters as columns.
@@ -129,12 +172,6 @@ impl Lowering {
         group: &[Expr],
         aggregates: &[Expr],
     ) -> Result<Prepared> {
-        if group.iter().any(|expr| matches!(expr, Expr::GroupingSet(_))) {
-            return Err(Error::not_supported(
-                "GROUPING SETS, CUBE and ROLLUP in a continuous query are not supported",
-                "UNION ALL one GROUP BY query for each set.",
-            ));
-        }
         let mut columns = Columns::default();
         let keys: Vec<usize> = group.iter().map(|expr| columns.of(expr)).collect();
         let calls: Vec<PlannedCall> = aggregates
@@ -282,6 +319,14 @@ impl Lowering {
                     .into(),
             ),
         });
+    }
+}
+
+/// Where the number of the set is, if there are sets: `place`.
+fn grouping_id(sets: Option<&GroupingSets>, place: usize) -> usize {
+    match sets {
+        Some(_) => place,
+        None => usize::MAX,
     }
 }
 
@@ -574,6 +619,10 @@ fn fingerprint(spec: &AggregateSpec, output: &Schema, operator: &OperatorSpec) -
         })
         .collect();
     let window = match operator {
+        // Slices or whole windows are kept.
+        OperatorSpec::WindowAggregate(window) if window.allowed_lateness_micros > 0 => {
+            format!("{:?} {:?} late", window.window, window.emit)
+        }
         OperatorSpec::WindowAggregate(window) => format!("{:?} {:?}", window.window, window.emit),
         _ => String::new(),
     };

@@ -5,8 +5,10 @@
 
 mod access;
 mod aggregate;
+mod grouping_sets;
 mod join;
 mod join_bound;
+mod lateness;
 mod lookup_join;
 mod output;
 mod over;
@@ -57,6 +59,8 @@ pub struct Stream {
 pub struct Lowering {
     pub builder: GraphBuilder,
     pub state_ttl_ms: Option<u64>,
+    /// For so long after its end a window takes late rows and is emitted again.
+    pub allowed_lateness_micros: i64,
     pub notices: Vec<Notice>,
     /// Some source does not end by itself.
     pub unbounded: bool,
@@ -70,6 +74,7 @@ impl Lowering {
         Lowering {
             builder: GraphBuilder::new(parallelism),
             state_ttl_ms,
+            allowed_lateness_micros: 0,
             notices: Vec::new(),
             unbounded: false,
             scans,

@@ -1,6 +1,7 @@
 //! Logical plan to logical plan: windows become nodes of their own, types are settled, DataFusion's rules that hold for
 //! unbounded input run. Nothing here knows of operators or parallelism.
 
+pub mod grouping_sets;
 pub mod join;
 pub mod top_n;
 pub mod top_n_node;

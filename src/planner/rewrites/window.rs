@@ -25,6 +25,7 @@ use crate::error::{ErrorReport, SqlState};
 use crate::planner::bind::tables::StreamTable;
 use crate::planner::error::{Error, Result};
 use crate::planner::functions::window::{END, HOP, SESSION, START, durations, is_window, usage};
+use crate::planner::rewrites::grouping_sets::{GroupingSets, KeySet, keys_and_sets};
 use crate::planner::rewrites::text_literal;
 use crate::planner::rewrites::window_node::{WINDOW, WindowAggregateNode};
 
@@ -79,9 +80,10 @@ fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>
     if let Some(distinct) = without_repeated_keys(aggregate).map_err(from_datafusion)? {
         return windowed(&distinct, emit);
     }
+    let (group, sets) = keys_and_sets(aggregate)?;
     let mut window: Option<WindowUse> = None;
-    let mut uses = Vec::with_capacity(aggregate.group_expr.len());
-    for expr in &aggregate.group_expr {
+    let mut uses = Vec::with_capacity(group.len());
+    for expr in &group {
         if contains_window_inside(expr) {
             return Err(Error::not_supported(
                 "grouping by an expression over a window is not supported",
@@ -110,38 +112,93 @@ fn windowed(aggregate: &Aggregate, emit: EmitMode) -> Result<Option<LogicalPlan>
     }
     let mut bounds = None;
     if uses.iter().flatten().any(|found| found.joined) {
-        bounds = joined_bounds(&aggregate.group_expr, &uses);
+        bounds = joined_bounds(&group, &uses);
         if bounds.is_none() {
             return Ok(None);
         }
     } else {
         require_event_time(&aggregate.input)?;
     }
-    let mut keys: Vec<Expr> = aggregate
-        .group_expr
-        .iter()
-        .zip(&uses)
-        .filter(|(_, found)| found.is_none())
-        .map(|(expr, _)| expr.clone())
-        .collect();
-    if window.is_given_session() {
-        match session_start(aggregate, &uses) {
-            Some(start) => keys.push(start),
-            // By one bound alone several sessions are one group, which nothing tells to be complete.
-            None => return Ok(None),
-        }
-    }
-    let of_node = window_of_node(&window, emit)?;
+    let Some((keys, sets)) = keys_of_node(&group, &uses, &window, sets)? else {
+        return Ok(None);
+    };
     let mut node = WindowAggregateNode::try_new(
         aggregate.input.as_ref().clone(),
         keys,
         aggregate.aggr_expr.clone(),
-        of_node,
+        window_of_node(&window),
         emit,
+        sets,
     )
     .map_err(from_datafusion)?;
     node.bounds = bounds;
     projection_over(aggregate, &uses, node).map(Some)
+}
+
+/// What is grouped by besides the window, and the sets of it; `None` when results of windows are grouped by otherwise than by
+/// their windows, as by any columns.
+fn keys_of_node(
+    group: &[Expr],
+    uses: &[Option<WindowUse>],
+    window: &WindowUse,
+    sets: Option<GroupingSets>,
+) -> Result<Option<(Vec<Expr>, Option<GroupingSets>)>> {
+    let no_window = |(_, found): &(&Expr, &Option<WindowUse>)| found.is_none();
+    let mut keys: Vec<Expr> = group
+        .iter()
+        .zip(uses)
+        .filter(no_window)
+        .map(|(expr, _)| expr.clone())
+        .collect();
+    let mut sets = match sets {
+        Some(sets) if !all_have_the_window(&sets, uses) => {
+            if window.given {
+                return Ok(None);
+            }
+            return Err(Error::not_supported(
+                "grouping sets of which not all have the window are not supported",
+                "Put the window before the sets: GROUP BY window, ROLLUP (..); what is over all windows goes into a query \
+                 around it.",
+            ));
+        }
+        Some(sets) => Some(without_window(sets, uses)),
+        None => None,
+    };
+    if window.is_given_session() {
+        // By one bound alone several sessions are one group, which nothing tells to be complete.
+        let Some(start) = session_start(group, uses) else {
+            return Ok(None);
+        };
+        for set in sets.iter_mut().flat_map(|sets| &mut sets.sets) {
+            set.keys.push(keys.len());
+        }
+        keys.push(start);
+    }
+    Ok(Some((keys, sets)))
+}
+
+fn all_have_the_window(sets: &GroupingSets, uses: &[Option<WindowUse>]) -> bool {
+    let windows: Vec<usize> = (0..uses.len()).filter(|&index| uses[index].is_some()).collect();
+    let has_it = |set: &KeySet| windows.iter().all(|index| set.keys.contains(index));
+    sets.sets.iter().all(has_it)
+}
+
+/// The sets over the keys that are no windows.
+fn without_window(sets: GroupingSets, uses: &[Option<WindowUse>]) -> GroupingSets {
+    let position = |index: usize| uses[..index].iter().filter(|found| found.is_none()).count();
+    let of_keys = |set: KeySet| KeySet {
+        keys: set
+            .keys
+            .into_iter()
+            .filter(|&index| uses[index].is_none())
+            .map(position)
+            .collect(),
+        ..set
+    };
+    GroupingSets {
+        sets: sets.sets.into_iter().map(of_keys).collect(),
+        ..sets
+    }
 }
 
 /// `GROUP BY k, (k)`: the aggregate's columns hold k once, and so must its keys.
@@ -159,28 +216,19 @@ fn without_repeated_keys(aggregate: &Aggregate) -> Result<Option<Aggregate>, Dat
 }
 
 /// How rows are put into the windows: those that are results of windows by these.
-fn window_of_node(window: &WindowUse, emit: EmitMode) -> Result<WindowSpec> {
-    let of_node = match (window.given, window.window) {
+fn window_of_node(window: &WindowUse) -> WindowSpec {
+    match (window.given, window.window) {
         (true, WindowSpec::Session { .. }) => WindowSpec::Given { size_micros: 1 },
         (true, WindowSpec::Hop { size_micros, .. }) => WindowSpec::Given { size_micros },
         (_, window) => window,
-    };
-    if emit == EmitMode::OnUpdate && matches!(of_node, WindowSpec::Session { .. }) {
-        return Err(Error::not_supported(
-            "EMIT ON UPDATE with SESSION windows is not supported",
-            "Leave it out: a session is emitted when it is over; or use TUMBLE or HOP.",
-        ));
     }
-    Ok(of_node)
 }
 
 /// The start of the sessions that rows are results of, when both bounds are grouped by.
-fn session_start(aggregate: &Aggregate, uses: &[Option<WindowUse>]) -> Option<Expr> {
+fn session_start(group: &[Expr], uses: &[Option<WindowUse>]) -> Option<Expr> {
     let part_of = |part: Part| {
         let found = |found: &Option<WindowUse>| found.as_ref().is_some_and(|found| found.part == part);
-        uses.iter()
-            .position(found)
-            .map(|at| aggregate.group_expr[at].clone().unalias())
+        uses.iter().position(found).map(|at| group[at].clone().unalias())
     };
     match (part_of(Part::Whole), part_of(Part::Start), part_of(Part::End)) {
         (Some(whole), _, _) => Some(get_field(whole, START)),
@@ -195,7 +243,9 @@ fn projection_over(
     uses: &[Option<WindowUse>],
     node: WindowAggregateNode,
 ) -> Result<LogicalPlan> {
-    let group_count = aggregate.group_expr.len();
+    let group_count = uses.len();
+    // Beside the keys in the aggregate, at the end in the node.
+    let ids = usize::from(node.sets.is_some());
     let mut key_columns =
         (0..node.keys.len()).map(|index| Expr::Column(Column::from(node.schema.qualified_field(index))));
     let first_aggregate = node.keys.len() + 2;
@@ -222,10 +272,13 @@ fn projection_over(
                     .next()
                     .ok_or_else(|| Error::Internal("a window aggregate lost a key".into()))?,
             }
-        } else {
+        } else if index < group_count + ids {
             Expr::Column(Column::from(
-                node.schema.qualified_field(first_aggregate + index - group_count),
+                node.schema.qualified_field(node.schema.fields().len() - 1),
             ))
+        } else {
+            let position = first_aggregate + index - group_count - ids;
+            Expr::Column(Column::from(node.schema.qualified_field(position)))
         };
         let named = match (&value, qualifier) {
             (Expr::Column(column), qualifier)

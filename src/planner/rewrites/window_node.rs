@@ -13,6 +13,7 @@ use datafusion::common::{Column, DFSchema, DFSchemaRef, Result, TableReference};
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, UserDefinedLogicalNodeCore};
 
 use crate::engine::graph::{EmitMode, WindowSpec};
+use crate::planner::rewrites::grouping_sets::{GROUPING_ID, GroupingSets};
 
 /// Qualifies the window's columns.
 pub const WINDOW: &str = "(window)";
@@ -27,6 +28,8 @@ pub struct WindowAggregateNode {
     /// Start and end of the window over the input, when the rows came through a join since they got it: then it may not be
     /// the one that their event time is in.
     pub bounds: Option<[Expr; 2]>,
+    /// Which keys are grouped by together; `None`: all of them. The last column is then `GROUPING_ID`.
+    pub sets: Option<GroupingSets>,
     pub schema: DFSchemaRef,
 }
 
@@ -37,6 +40,7 @@ impl WindowAggregateNode {
         aggregates: Vec<Expr>,
         window: WindowSpec,
         emit: EmitMode,
+        sets: Option<GroupingSets>,
     ) -> Result<WindowAggregateNode> {
         // DataFusion's own node names and types the keys and aggregates.
         let plain = Aggregate::try_new(Arc::new(input.clone()), keys.clone(), aggregates.clone())?;
@@ -51,11 +55,20 @@ impl WindowAggregateNode {
             let field = Arc::new(Field::new(name, time.clone(), false));
             (Some(TableReference::bare(WINDOW)), field)
         };
+        // A key is NULL in the sets without it.
+        let key = |(qualifier, field): (_, Arc<Field>)| match sets {
+            Some(_) => (qualifier, Arc::new(field.as_ref().clone().with_nullable(true))),
+            None => (qualifier, field),
+        };
+        let id = sets
+            .as_ref()
+            .map(|sets| (None, Arc::new(Field::new(GROUPING_ID, sets.id_type.clone(), false))));
         let fields = key_fields
             .into_iter()
-            .map(|(_, field)| field)
+            .map(|(_, field)| key(field))
             .chain([bound("start"), bound("end")])
             .chain(aggregate_fields.into_iter().map(|(_, field)| field))
+            .chain(id)
             .collect();
         let schema = DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?;
         Ok(WindowAggregateNode {
@@ -65,6 +78,7 @@ impl WindowAggregateNode {
             window,
             emit,
             bounds: None,
+            sets,
             schema: Arc::new(schema),
         })
     }
@@ -87,6 +101,7 @@ impl Hash for WindowAggregateNode {
         self.aggregates.hash(state);
         self.window.hash(state);
         self.bounds.hash(state);
+        self.sets.hash(state);
         (self.emit == EmitMode::OnUpdate).hash(state);
     }
 }
@@ -126,11 +141,15 @@ impl UserDefinedLogicalNodeCore for WindowAggregateNode {
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "WindowAggregate: window=[{}], groupBy=[[{}]], aggr=[[{}]]",
+            "WindowAggregate: window=[{}], groupBy=[[{}]]",
             crate::planner::explain::window(self.window),
             Self::expressions_text(&self.keys),
-            Self::expressions_text(&self.aggregates),
-        )
+        )?;
+        if let Some(sets) = &self.sets {
+            let texts: Vec<String> = sets.sets.iter().map(|set| format!("{:?}", set.keys)).collect();
+            write!(f, ", sets=[{}]", texts.join(", "))?;
+        }
+        write!(f, ", aggr=[[{}]]", Self::expressions_text(&self.aggregates))
     }
 
     /// A filter on keys alone is the same before and after; DataFusion pushes by name, so nothing is pushed that a
@@ -145,7 +164,8 @@ impl UserDefinedLogicalNodeCore for WindowAggregateNode {
             .ok_or_else(|| datafusion::common::DataFusionError::Internal("a window aggregate has one input".into()))?;
         let mut aggregates = exprs.split_off(self.keys.len().min(exprs.len()));
         let bounds = aggregates.split_off(self.aggregates.len().min(aggregates.len()));
-        let mut node = WindowAggregateNode::try_new(input, exprs, aggregates, self.window, self.emit)?;
+        let mut node =
+            WindowAggregateNode::try_new(input, exprs, aggregates, self.window, self.emit, self.sets.clone())?;
         node.bounds = <[Expr; 2]>::try_from(bounds).ok();
         // Names above refer to the columns as they were first called; types are those that the input has now.
         if node.schema.fields().len() == self.schema.fields().len() {

@@ -297,16 +297,18 @@ impl<'a> Grammar<'a> {
     fn grouped(&mut self, below: Relation) -> Relation {
         let alias = self.fresh("q");
         let keys = self.keys(&below, &alias, 2);
-        let aggregates = self.aggregates(&below, &alias, 1);
+        let mut aggregates = self.aggregates(&below, &alias, 1);
+        let sets = self.sets(&keys, &mut aggregates, |(key, _)| &key.batch);
         let having = match self.chance(4) {
             true => " HAVING count(*) > 1",
             false => "",
         };
         let text = |over: &str, word: fn(&Expression) -> &str| {
             let group: Vec<&str> = keys.iter().map(|(key, _)| word(key)).collect();
-            let group = match group.is_empty() {
-                true => String::new(),
-                false => format!(" GROUP BY {}", group.join(", ")),
+            let group = match (group.is_empty(), sets) {
+                (true, _) => String::new(),
+                (false, None) => format!(" GROUP BY {}", group.join(", ")),
+                (false, Some(sets)) => format!(" GROUP BY {sets} ({})", group.join(", ")),
             };
             format!(
                 "SELECT {} FROM ({over}) AS {alias}{group}{having}",
@@ -321,8 +323,33 @@ impl<'a> Grammar<'a> {
             append: false,
             prompt: below.prompt,
             window: None,
-            steps: steps(&below, None, "group"),
+            steps: steps(&below, None, if sets.is_some() { "grouping sets" } else { "group" }),
         }
+    }
+
+    /// Now and then sets of the keys, which GROUPING then tells apart. A window would have to be in all of them, and of keys
+    /// that say the same in other words the batch makes two columns.
+    pub fn sets(
+        &mut self,
+        keys: &[(Expression, String)],
+        aggregates: &mut Vec<(Expression, String)>,
+        of_batch: fn(&(Expression, String)) -> &str,
+    ) -> Option<&'static str> {
+        let is_column = |(key, _): &(Expression, String)| key.kind != Kind::Window && !key.stream.contains('(');
+        if keys.is_empty() || !keys.iter().all(is_column) || !self.chance(4) {
+            return None;
+        }
+        let text = |word: fn(&(Expression, String)) -> &str| {
+            let keys: Vec<&str> = keys.iter().map(word).collect();
+            format!("grouping({})", keys.join(", "))
+        };
+        let grouping = Expression {
+            stream: text(|(key, _)| &key.stream),
+            batch: text(of_batch),
+            kind: Kind::Int,
+        };
+        aggregates.push((grouping, self.fresh("a")));
+        Some(if self.chance(2) { "ROLLUP" } else { "CUBE" })
     }
 
     fn distinct(&mut self, below: Relation) -> Relation {

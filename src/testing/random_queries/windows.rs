@@ -88,8 +88,13 @@ impl Grammar<'_> {
         let window = self.window();
         let alias = self.fresh("q");
         let keys = self.keys(&below, &alias, 2);
-        let aggregates = self.aggregates(&below, &alias, 1);
-        self.windowed_by(below, window, &alias, keys, aggregates)
+        let mut aggregates = self.aggregates(&below, &alias, 1);
+        let sets = match window {
+            // Each set has sessions of its own.
+            Window::Session(_) => None,
+            _ => self.sets(&keys, &mut aggregates, |(_, name)| name),
+        };
+        self.windowed_by(below, window, &alias, keys, aggregates, sets)
     }
 
     fn windowed_by(
@@ -99,13 +104,16 @@ impl Grammar<'_> {
         alias: &str,
         keys: Vec<(Expression, String)>,
         aggregates: Vec<(Expression, String)>,
+        sets: Option<&str>,
     ) -> Relation {
         let name = self.fresh("w");
-        let group: Vec<&str> = keys
-            .iter()
-            .map(|(key, _)| key.stream.as_str())
-            .chain([name.as_str()])
-            .collect();
+        let grouped = |window: &str, keys: &[&str]| match (keys, sets) {
+            ([], _) => window.to_owned(),
+            (keys, None) => format!("{}, {window}", keys.join(", ")),
+            (keys, Some(sets)) => format!("{window}, {sets} ({})", keys.join(", ")),
+        };
+        let group: Vec<&str> = keys.iter().map(|(key, _)| key.stream.as_str()).collect();
+        let group = grouped(&name, &group);
         let list = |lists: &[&Vec<(Expression, String)>], word: fn(&Expression) -> &str| match items(lists, word) {
             empty if empty.is_empty() => empty,
             some => format!(", {some}"),
@@ -115,7 +123,7 @@ impl Grammar<'_> {
             window.call(),
             list(&[&keys, &aggregates], |one| &one.stream),
             below.stream,
-            group.join(", ")
+            group
         );
         // Keys become columns first, so that sessions can be told apart by them.
         let key_names: Vec<&str> = keys.iter().map(|(_, name)| name.as_str()).collect();
@@ -125,13 +133,13 @@ impl Grammar<'_> {
             below.batch
         );
         let in_windows = window.rows_in_windows(&with_keys, &below.batch_time("i"), &key_names);
-        let group: Vec<&str> = key_names.iter().copied().chain(["w_start", "w_end"]).collect();
+        let group = grouped("w_start, w_end", &key_names);
         let key_items: String = key_names.iter().map(|key| format!(", {key}")).collect();
         let batch = format!(
             "SELECT named_struct('start', w_start, 'end', w_end) AS {name}{key_items}{} FROM ({in_windows}) AS {alias} \
              GROUP BY {}",
             list(&[&aggregates], |one| &one.batch),
-            group.join(", ")
+            group
         );
         let mut columns = vec![Column {
             name: name.clone(),
@@ -139,6 +147,7 @@ impl Grammar<'_> {
         }];
         columns.extend(named(&[&keys, &aggregates]));
         let step = match window {
+            _ if sets.is_some() => "window and sets",
             Window::Tumble(_) => "tumble",
             Window::Hop { .. } => "hop",
             Window::Session(_) => "session",
@@ -203,7 +212,7 @@ impl Grammar<'_> {
             let alias = self.fresh("q");
             let keys = vec![(Expression::same(format!("{alias}.k"), Kind::Int), self.fresh("g"))];
             let aggregates = self.aggregates(&below, &alias, 1);
-            self.windowed_by(below, window, &alias, keys, aggregates)
+            self.windowed_by(below, window, &alias, keys, aggregates, None)
         };
         (side(), side())
     }

@@ -121,6 +121,7 @@ fn window_graph(table: &Arc<NumberTable>, ledger: &Arc<Ledger>, parallelism: u32
         window: WindowSpec::Tumble { size_micros: WINDOW },
         emit: EmitMode::OnWindowClose,
         late_rows: None,
+        allowed_lateness_micros: 0,
     });
     graph.nodes[count].output = shape(&["key", "start", "end", "count"], true);
     let mut fields: Vec<_> = graph.nodes[count]

@@ -23,7 +23,8 @@ use crate::testing::operator_harness::{routed, rows_of};
 const INT: DataType = DataType::Int64;
 const TUMBLE: WindowSpec = WindowSpec::Tumble { size_micros: 10 };
 
-type Window = Option<(WindowSpec, EmitMode)>;
+/// With the lateness that it allows.
+type Window = Option<(WindowSpec, EmitMode, i64)>;
 
 /// Time, key, value.
 type Row = (i64, Option<i64>, Option<i64>);
@@ -73,16 +74,19 @@ struct Cluster {
     lasts: Vec<Box<dyn Operator>>,
     checkpoints: Checkpoints,
     folded: BTreeMap<String, i64>,
+    /// The watermark that each of `lasts` has passed on.
+    passed_on: Vec<i64>,
 }
 
 fn wrap(spec: &AggregateSpec, window: Window) -> OperatorSpec {
     match window {
         None => OperatorSpec::UpdatingAggregate(spec.clone()),
-        Some((window, emit)) => OperatorSpec::WindowAggregate(WindowAggregateSpec {
+        Some((window, emit, allowed_lateness_micros)) => OperatorSpec::WindowAggregate(WindowAggregateSpec {
             aggregate: spec.clone(),
             window,
             emit,
             late_rows: None,
+            allowed_lateness_micros,
         }),
     }
 }
@@ -102,6 +106,7 @@ impl Cluster {
             lasts: Vec::new(),
             checkpoints: Checkpoints::default(),
             folded: BTreeMap::new(),
+            passed_on: Vec::new(),
         };
         if phases == 2 {
             let (partial, between, last) = two_phases(spec, &input);
@@ -136,6 +141,7 @@ impl Cluster {
                 (0..2).map(build).collect()
             }
         };
+        self.passed_on = vec![i64::MIN; self.lasts.len()];
         self.checkpoints.begin_run();
     }
 
@@ -174,16 +180,22 @@ impl Cluster {
         for (subtask, part) in routed(&chunk, &self.keys, self.lasts.len() as u32) {
             let mut output = Output::default();
             self.lasts[subtask].process(0, part, &mut output).unwrap();
-            self.fold(output);
+            self.fold(subtask, output);
         }
     }
 
-    fn fold(&mut self, mut output: Output) {
+    fn fold(&mut self, subtask: usize, mut output: Output) {
         for item in output.take() {
-            if let OutputItem::Data(chunk) = item {
-                for (row, weight) in rows_of(&chunk) {
-                    *self.folded.entry(row).or_default() += weight;
+            match item {
+                OutputItem::Data(chunk) => {
+                    let times = chunk.event_time.iter().flat_map(|times| times.iter());
+                    assert!(times.min().is_none_or(|&time| time >= self.passed_on[subtask]));
+                    for (row, weight) in rows_of(&chunk) {
+                        *self.folded.entry(row).or_default() += weight;
+                    }
                 }
+                OutputItem::Watermark(Watermark::At(time)) => self.passed_on[subtask] = time,
+                OutputItem::Watermark(Watermark::Idle) => {}
             }
         }
         self.folded.retain(|_, count| *count != 0);
@@ -206,7 +218,7 @@ impl Cluster {
         for at in 0..self.lasts.len() {
             let mut output = Output::default();
             act(self.lasts[at].as_mut(), &mut output);
-            self.fold(output);
+            self.fold(at, output);
         }
     }
 
@@ -366,7 +378,8 @@ fn moving(actions: Vec<Action>, step: i64) -> Vec<Action> {
     moved.collect()
 }
 
-/// A true bound: batches begin `step` after each other, so the next has nothing before its own.
+/// A true bound: batches begin `step` after each other, so the next has nothing before its own. With a greater step rows
+/// come late, by the difference at most.
 fn say_watermark(cluster: &mut Cluster, new: &[Row], step: i64) {
     if let Some(earliest) = new.iter().map(|row| row.0).min() {
         cluster.watermark(earliest - 15 + step);
@@ -459,12 +472,13 @@ proptest! {
         on_update: bool,
         kept_values: bool,
         window in any_window(),
+        lateness in prop_oneof![Just(0), 1..40i64],
     ) {
         let emit = if on_update { EmitMode::OnUpdate } else { EmitMode::OnWindowClose };
         let kept_values = kept_values && phases == 1;
         let spec = aggregate(&[1], calls(kept_values), true);
-        let mut cluster = Cluster::new(&spec, Some((window, emit)), phases);
-        let rows = cluster.run(&moving(actions, 7), |cluster, new| say_watermark(cluster, new, 7));
+        let mut cluster = Cluster::new(&spec, Some((window, emit, lateness)), phases);
+        let rows = cluster.run(&moving(actions, 7), |cluster, new| say_watermark(cluster, new, 7 + lateness));
         prop_assert_eq!(&cluster.folded, &naive_of_many(&rows, |row| windows_of(row, window), kept_values));
         prop_assert_eq!(cluster.lasts.iter().map(|operator| operator.late_rows()).sum::<u64>(), 0);
     }
@@ -476,12 +490,15 @@ proptest! {
         keyed: bool,
         gap_micros in 1..12i64,
         step in 7..30i64,
+        on_update: bool,
+        lateness in prop_oneof![Just(0), 1..40i64],
     ) {
+        let emit = if on_update { EmitMode::OnUpdate } else { EmitMode::OnWindowClose };
         let keys: &[usize] = if keyed { &[1] } else { &[] };
         let spec = aggregate(keys, calls(kept_values), true);
         let window = WindowSpec::Session { gap_micros };
-        let mut cluster = Cluster::new(&spec, Some((window, EmitMode::OnWindowClose)), 1);
-        let rows = cluster.run(&moving(actions, step), |cluster, new| say_watermark(cluster, new, step));
+        let mut cluster = Cluster::new(&spec, Some((window, emit, lateness)), 1);
+        let rows = cluster.run(&moving(actions, step), |cluster, new| say_watermark(cluster, new, step + lateness));
         let expected = naive(&rows, |row| session_of(row, &rows, gap_micros, keyed), kept_values);
         prop_assert_eq!(&cluster.folded, &expected);
         prop_assert_eq!(cluster.lasts.iter().map(|operator| operator.late_rows()).sum::<u64>(), 0);
@@ -490,7 +507,7 @@ proptest! {
     #[test]
     fn windows_over_changing_input(actions in prop::collection::vec(action(true), 1..25), window in any_window()) {
         let spec = aggregate(&[1], calls(true), false);
-        let mut cluster = Cluster::new(&spec, Some((window, EmitMode::OnWindowClose)), 1);
+        let mut cluster = Cluster::new(&spec, Some((window, EmitMode::OnWindowClose, 0)), 1);
         let rows = cluster.run(&actions, |_, _| ());
         prop_assert_eq!(&cluster.folded, &naive_of_many(&rows, |row| windows_of(row, window), true));
     }

@@ -107,6 +107,7 @@ fn hopping(aggregate: AggregateSpec, slide_micros: i64, size_micros: i64) -> Win
         },
         emit: EmitMode::OnWindowClose,
         late_rows: None,
+        allowed_lateness_micros: 0,
     }
 }
 
@@ -116,6 +117,7 @@ fn sessions(aggregate: AggregateSpec, gap_micros: i64) -> WindowAggregateSpec {
         window: WindowSpec::Session { gap_micros },
         emit: EmitMode::OnWindowClose,
         late_rows: None,
+        allowed_lateness_micros: 0,
     }
 }
 
@@ -159,6 +161,107 @@ fn a_session_ends_a_gap_after_its_last_row() {
     assert_eq!(harness.run("+ 9 1 1\n+ 16 1 8"), "");
     assert_eq!(harness.operator().late_rows(), 1);
     assert_eq!(harness.run("E"), lines("+ 1 16 35 2 12"));
+}
+
+#[test]
+fn a_late_row_is_taken_for_as_long_as_allowed() {
+    let spec = WindowAggregateSpec {
+        allowed_lateness_micros: 5,
+        ..windowed(count_and_sum(true), 10, EmitMode::OnWindowClose)
+    };
+    let mut harness = window_harness(spec.clone(), &input(), 0);
+    assert_eq!(harness.run("+ 3 1 4\n+ 12 1 1\nW 10"), lines("+ 1 0 10 1 4\nW 5"));
+    assert_eq!(
+        harness.run("+ 9 1 1\n+ 8 2 7\nB 1"),
+        lines("- 1 0 10 1 4\n+ 1 0 10 2 5\n+ 2 0 10 1 7")
+    );
+    // What was emitted before the restart is known after it.
+    assert_eq!(harness.run("C 2\nR\n+ 7 1 1\nW 14"), lines("W 9"));
+    assert_eq!(harness.run("W 15"), lines("- 1 0 10 2 5\n+ 1 0 10 3 6\nW 10"));
+    assert_eq!(harness.operator().late_rows(), 0);
+    assert_eq!(harness.run("+ 9 1 1\nE"), lines("+ 1 10 20 1 1"));
+    assert_eq!(harness.operator().late_rows(), 1);
+    // A window may begin with a late row.
+    let mut harness = window_harness(spec, &input(), 0);
+    assert_eq!(harness.run("W 12\n+ 3 1 4\nB 1"), lines("W 7\n+ 1 0 10 1 4"));
+    assert_eq!(harness.run("W 15\nE"), lines("W 10"));
+}
+
+#[test]
+fn windows_that_hop_take_late_rows_each_for_its_time() {
+    let spec = WindowAggregateSpec {
+        allowed_lateness_micros: 3,
+        ..hopping(count_and_sum(true), 5, 10)
+    };
+    let mut harness = window_harness(spec, &input(), 0);
+    assert_eq!(harness.run("+ 7 1 3\nW 10"), lines("+ 1 0 10 1 3\nW 7"));
+    assert_eq!(harness.run("+ 7 1 1\nB 1"), lines("- 1 0 10 1 3\n+ 1 0 10 2 4"));
+    assert_eq!(harness.run("C 2\nR\nW 13"), lines("W 10"));
+    // Only the second window of 7 takes it.
+    assert_eq!(harness.run("+ 7 1 1\nW 15"), lines("+ 1 5 15 3 5\nW 12"));
+    assert_eq!(harness.run("E"), "");
+}
+
+#[test]
+fn an_open_session_is_shown_and_taken_back_when_it_grows() {
+    let spec = WindowAggregateSpec {
+        emit: EmitMode::OnUpdate,
+        ..sessions(count_and_sum(true), 10)
+    };
+    let mut harness = window_harness(spec, &input(), 0);
+    assert_eq!(
+        harness.run("+ 1 1 1\n+ 30 1 2\nB 1"),
+        lines("+ 1 1 11 1 1\n+ 1 30 40 1 2")
+    );
+    assert_eq!(harness.run("+ 8 1 1\nB 2"), lines("- 1 1 11 1 1\n+ 1 1 18 2 2"));
+    // Two become one; what was shown goes before the watermark could pass it.
+    assert_eq!(
+        harness.run("+ 17 1 1\n+ 24 1 1\nW 15"),
+        lines("- 1 1 18 2 2\n- 1 30 40 1 2\nW 15")
+    );
+    assert_eq!(harness.run("B 3"), lines("+ 1 1 40 5 6"));
+    assert_eq!(harness.run("C 4\nR\nW 40"), lines("W 40"));
+    assert_eq!(harness.run("+ 60 1 1\nE\nB 5"), lines("+ 1 60 70 1 1"));
+}
+
+#[test]
+fn a_session_that_has_ended_takes_late_rows_for_as_long_as_allowed() {
+    let spec = WindowAggregateSpec {
+        allowed_lateness_micros: 5,
+        ..sessions(count_and_sum(true), 10)
+    };
+    let mut harness = window_harness(spec, &input(), 0);
+    assert_eq!(harness.run("+ 1 1 1\nW 11"), lines("+ 1 1 11 1 1\nW 6"));
+    // It goes on, so it has not ended.
+    assert_eq!(harness.run("+ 5 1 2\nB 1"), lines("- 1 1 11 1 1"));
+    assert_eq!(harness.run("C 2\nR\nW 15"), lines("+ 1 1 15 2 3\nW 10"));
+    assert_eq!(harness.run("+ 0 1 1\nB 3"), lines("- 1 1 15 2 3\n+ 1 0 15 3 4"));
+    assert_eq!(harness.run("C 4\nR\n+ 4 2 1\nB 5"), lines("+ 2 4 14 1 1"));
+    assert_eq!(harness.run("W 20"), lines("W 15"));
+    assert_eq!(harness.operator().late_rows(), 0);
+    assert_eq!(harness.run("+ 4 2 1\nE"), "");
+    assert_eq!(harness.operator().late_rows(), 1);
+}
+
+#[test]
+fn a_session_changed_after_its_end_is_forgotten_once() {
+    let spec = WindowAggregateSpec {
+        allowed_lateness_micros: 5,
+        ..sessions(count_and_sum(true), 10)
+    };
+    let mut harness = window_harness(spec, &input(), 0);
+    assert_eq!(
+        harness.run("+ 1 1 1\nW 11\n+ 1 1 1\nB 1"),
+        lines("+ 1 1 11 1 1\nW 6\n- 1 1 11 1 1\n+ 1 1 11 2 2")
+    );
+    assert_eq!(
+        harness.run("W 12\n+ 1 1 1\nW 16\nB 2"),
+        lines("W 7\n- 1 1 11 2 2\n+ 1 1 11 3 3\nW 11")
+    );
+    assert_eq!(
+        harness.run("+ 30 1 1\n+ 30 2 1\nE"),
+        lines("+ 1 30 40 1 1\n+ 2 30 40 1 1")
+    );
 }
 
 #[test]
