@@ -141,6 +141,10 @@ impl ConnectorTable for SingleFileTable {
         (!self.declared_sink && has_content()).then(|| self.path.display().to_string())
     }
 
+    fn sink_begins_anew(&self) -> bool {
+        true
+    }
+
     fn open_source(&self, context: SourceContext) -> Result<Box<dyn Source>> {
         source::open(self, context)
     }
