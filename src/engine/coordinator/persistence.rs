@@ -163,11 +163,12 @@ pub async fn load(storage: &CheckpointStorage, path: &str) -> Result<Manifest, E
 
 /// What the operators of a checkpoint were. One that an older version wrote does not say: nothing is equal to that.
 pub fn saved_lineages(manifest: &Manifest) -> SavedLineages {
-    let lineage = |id: OperatorId| {
-        let lineage = manifest.lineages.get(&id.0).cloned().unwrap_or_default();
-        (id, lineage)
-    };
-    SavedLineages(manifest.operators().into_iter().map(lineage).collect())
+    if manifest.lineages.is_empty() {
+        let unknown = |id: OperatorId| (id, String::new());
+        return SavedLineages(manifest.operators().into_iter().map(unknown).collect());
+    }
+    let known = |(id, lineage): (&String, &String)| (OperatorId(id.clone()), lineage.clone());
+    SavedLineages(manifest.lineages.iter().map(known).collect())
 }
 
 /// The part of a checkpoint that another definition goes on with.
