@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::catalog::create::create;
+use crate::catalog::create::{create, replace_pipeline};
 use crate::catalog::drop::drop_objects;
 use crate::catalog::error::{Error, Result};
-use crate::catalog::objects::{Column, Object, ObjectKind, SecretSource};
+use crate::catalog::objects::{Column, Object, ObjectKind, Pipeline, SecretSource};
 use crate::catalog::snapshot::{CatalogSnapshot, Namespace, PUBLIC_SCHEMA, QualifiedName, SYSTEM_SCHEMAS};
 use crate::catalog::store::StoreTransaction;
 use crate::error::{ErrorReport, SqlState};
@@ -58,6 +58,8 @@ pub enum Change {
         name: QualifiedName,
         comment: Option<String>,
     },
+    /// Another definition for a pipeline that exists.
+    ReplacePipeline(Box<PipelineReplacement>),
     SetDesiredRunning {
         pipeline: Oid,
         running: bool,
@@ -67,6 +69,17 @@ pub enum Change {
         table: Oid,
         columns: Vec<Column>,
     },
+}
+
+#[derive(Clone, Debug)]
+pub struct PipelineReplacement {
+    /// Under the OID of the one that it replaces.
+    pub pipeline: Pipeline,
+    pub depends_on: Vec<Oid>,
+    /// When the pipeline that it replaces was changed last.
+    pub seen_at_micros: i64,
+    /// Who reads the result sees no difference.
+    pub keeps_result: bool,
 }
 
 /// An object to create. OID and times are filled in; so is the public id when it is empty.
@@ -180,6 +193,7 @@ impl Draft {
                 let comment = comment.clone().filter(|text| !text.is_empty());
                 self.alter(*kind, name, |object| object.header_mut().comment = comment)?;
             }
+            Change::ReplacePipeline(replacement) => return replace_pipeline(self, replacement).map(Some),
             Change::SetDesiredRunning { pipeline, running } => self.set_desired_running(*pipeline, *running)?,
             Change::SetColumns { table, columns } => self.set_columns(*table, columns)?,
         }

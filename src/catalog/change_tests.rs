@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use crate::catalog::change::{Change, Plan, describe, plan};
+use crate::catalog::change::{Change, PipelineReplacement, Plan, describe, plan};
 use crate::catalog::error::Error;
 use crate::catalog::objects::{Column, ColumnKind, Object, ObjectKind, Pipeline, Schema};
 use crate::catalog::secrets::SecretBox;
@@ -52,6 +52,7 @@ fn pipeline(name: &str, columns: &[(&str, &str)]) -> Object {
         desired_running: false,
         key_groups: 1024,
         search_path: vec![],
+        counts_after: Default::default(),
     })
 }
 
@@ -318,6 +319,50 @@ fn views_are_replaced_in_place() {
     assert_eq!(refused(&base, circle).code().as_str(), "42P17");
     let plan = after(&base, vec![create_as(pipeline("p", &[("z", "TEXT")]), false, true)]);
     assert_eq!(plan.applied.created, [oids[3]]);
+}
+
+#[test]
+fn a_replaced_pipeline_keeps_what_reads_it_right() {
+    let base = after(&empty(), vec![create(pipeline("p", &[("a", "INT")]), vec![])]);
+    let p = base.applied.created[0];
+    let base = after(&base.snapshot, vec![create(view("v", &[("a", "INT")]), vec![p])]);
+    let v = base.applied.created[0];
+    let base = after(&base.snapshot, vec![create(pipeline("q", &[("a", "INT")]), vec![v])]).snapshot;
+    let replaced = |columns: &[(&str, &str)], keeps_result: bool, seen_at_micros: i64| {
+        let Object::Pipeline(mut new) = pipeline("p", columns) else {
+            unreachable!()
+        };
+        new.header.oid = p;
+        new.header.owner = "somebody else".into();
+        new.key_groups = 64;
+        Change::ReplacePipeline(Box::new(PipelineReplacement {
+            pipeline: new,
+            depends_on: vec![],
+            seen_at_micros,
+            keeps_result,
+        }))
+    };
+    // `after` makes everything at 5.
+    let error = refused(&base, replaced(&[("a", "INT")], false, 5));
+    assert_eq!(error.code().as_str(), "2BP01");
+    assert_eq!(
+        error.detail().unwrap(),
+        "pipeline q continues from the result of pipeline p"
+    );
+    assert_eq!(
+        refused(&base, replaced(&[("a", "INT")], true, 4)).code().as_str(),
+        "40001"
+    );
+    assert_eq!(
+        refused(&base, replaced(&[("b", "INT")], true, 5)).code().as_str(),
+        "42P16"
+    );
+    let plan = after(&base, vec![replaced(&[("a", "INT"), ("b", "INT")], true, 5)]);
+    let Some(Object::Pipeline(new)) = plan.snapshot.get(p) else {
+        unreachable!()
+    };
+    assert_eq!((new.columns.len(), new.key_groups), (2, 1024));
+    assert_ne!(new.header.owner, "somebody else");
 }
 
 #[test]

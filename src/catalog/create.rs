@@ -1,6 +1,8 @@
 //! CREATE: names, schemas, IF NOT EXISTS, OR REPLACE.
 
-use crate::catalog::change::{Draft, NewObject, check_schema_name, check_sealed, unique};
+use crate::catalog::change::{
+    Draft, NewObject, PipelineReplacement, check_schema_name, check_sealed, describe, unique,
+};
 use crate::catalog::error::{Error, Result};
 use crate::catalog::objects::{Object, ObjectHeader, ObjectKind};
 use crate::catalog::snapshot::{Namespace, PUBLIC_SCHEMA, QualifiedName, SYSTEM_SCHEMAS};
@@ -138,6 +140,56 @@ fn replace(draft: &mut Draft, oid: Oid, mut object: Object, given: &[Oid]) -> Re
     draft.put(object, depends_on);
     draft.applied.created.push(oid);
     Ok(oid)
+}
+
+/// Refused when another pipeline continues from a result that does not go on.
+pub(crate) fn replace_pipeline(draft: &mut Draft, replacement: &PipelineReplacement) -> Result<Oid> {
+    let oid = replacement.pipeline.header.oid;
+    let Some(old) = draft.snapshot.get(oid) else {
+        return Err(Error::UndefinedOid { oid: oid.0 });
+    };
+    if old.header().updated_at_micros != replacement.seen_at_micros {
+        return Err(Error::Contention { attempts: 1 });
+    }
+    let followers = followers(draft, oid);
+    if !replacement.keeps_result && !followers.is_empty() {
+        let target = describe(old);
+        return Err(Error::Dependents {
+            action: "replace",
+            lines: followers
+                .iter()
+                .map(|follower| format!("pipeline {follower} continues from the result of {target}"))
+                .collect(),
+            target,
+            hint: "The result would be computed again. Create the new definition under another name, or drop these pipelines first.",
+        });
+    }
+    replace(
+        draft,
+        oid,
+        Object::Pipeline(replacement.pipeline.clone()),
+        &replacement.depends_on,
+    )
+}
+
+/// Names of the pipelines that read this one, also through views.
+fn followers(draft: &Draft, of: Oid) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut pending = vec![of];
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some(oid) = pending.pop() {
+        for dependent in draft.snapshot.dependents(oid) {
+            if !seen.insert(dependent.oid()) {
+                continue;
+            }
+            match dependent {
+                Object::Pipeline(pipeline) => names.push(pipeline.header.name.clone()),
+                other => pending.push(other.oid()),
+            }
+        }
+    }
+    names.sort();
+    names
 }
 
 /// Columns may only be added at the end.

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::Oid;
+use crate::ids::{Generation, Oid};
 use crate::options::RawOptions;
 
 /// What every object has.
@@ -163,6 +163,9 @@ pub struct Pipeline {
     /// Key groups, fixed at creation.
     pub key_groups: u16,
     pub search_path: Vec<String>,
+    /// The newest run of the definition before this one: checkpoints up to that are not of this.
+    #[serde(default, with = "generation_number")]
+    pub counts_after: Generation,
 }
 
 /// Any object; what dependencies, DROP and COMMENT work on.
@@ -251,6 +254,20 @@ impl std::fmt::Debug for SecretSource {
             SecretSource::Environment(variable) => write!(f, "Environment({variable:?})"),
             SecretSource::File(path) => write!(f, "File({path:?})"),
         }
+    }
+}
+
+mod generation_number {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::ids::Generation;
+
+    pub fn serialize<S: Serializer>(generation: &Generation, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(generation.0)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Generation, D::Error> {
+        u64::deserialize(deserializer).map(Generation)
     }
 }
 

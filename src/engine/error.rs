@@ -141,7 +141,7 @@ impl Report for Error {
             Error::AlreadyRunning { .. } => Some("Stop it with STOP PIPELINE, or use RESTART PIPELINE.".into()),
             Error::Busy { .. } => Some("Wait until that has ended and try again.".into()),
             Error::StateMismatch { .. } => Some(
-                "Drop the pipeline and create it again, or start it from empty state with RESTART PIPELINE .. FROM CHECKPOINT 0."
+                "Use CREATE OR REPLACE PIPELINE with its definition, which keeps what it can, or start it from empty state with RESTART PIPELINE .. FROM CHECKPOINT 0."
                     .into(),
             ),
             Error::NoUsableCheckpoint { .. } => Some(

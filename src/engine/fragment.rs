@@ -221,6 +221,7 @@ mod tests {
     fn node(operator: OperatorSpec, parallelism: u32, inputs: &[(usize, Exchange)]) -> GraphNode {
         GraphNode {
             id: OperatorId("x".into()),
+            lineage: String::new(),
             description: String::new(),
             operator,
             parallelism,

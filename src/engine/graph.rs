@@ -29,6 +29,9 @@ pub struct JobGraph {
 #[derive(Clone, Debug)]
 pub struct GraphNode {
     pub id: OperatorId,
+    /// All that decides which rows it puts out, from the sources on. The id is the name under which state is found; of two
+    /// operators of one lineage the state is the same once they have seen the same input. See `coordinator/evolution.rs`.
+    pub lineage: String,
     /// What EXPLAIN prints after the operator's name, such as `keys=[auction], aggregates=[count(*)]`.
     pub description: String,
     pub operator: OperatorSpec,
@@ -283,6 +286,28 @@ pub enum SinkChangelog {
 }
 
 impl OperatorSpec {
+    /// It must be in a checkpoint for a run to go on from that: it has state, offsets or a place in its target.
+    pub fn keeps_state(&self) -> bool {
+        match self {
+            OperatorSpec::Source(_)
+            | OperatorSpec::Values(_)
+            | OperatorSpec::Sink(_)
+            | OperatorSpec::Materialize(_)
+            | OperatorSpec::Join(_)
+            | OperatorSpec::TopN(_)
+            | OperatorSpec::Over(_)
+            | OperatorSpec::UpsertNormalise(_) => true,
+            OperatorSpec::UpdatingAggregate(spec) => spec.phase != AggregatePhase::Partial,
+            OperatorSpec::WindowAggregate(spec) => spec.aggregate.phase != AggregatePhase::Partial,
+            OperatorSpec::Filter { .. }
+            | OperatorSpec::Project { .. }
+            | OperatorSpec::Unnest(_)
+            | OperatorSpec::Union
+            | OperatorSpec::LookupJoin(_)
+            | OperatorSpec::ClientOutput { .. } => false,
+        }
+    }
+
     /// The word that EXPLAIN and metrics use.
     pub fn name(&self) -> &'static str {
         match self {

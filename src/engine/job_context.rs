@@ -72,6 +72,10 @@ pub trait RestorePoint: Send + Sync {
     fn sink_positions(&self, operator: &OperatorId) -> Vec<String>;
     /// The least of all former subtasks; `None` when one had none.
     fn watermark(&self, operator: &OperatorId) -> Option<i64>;
+    /// Those that the operator feeds have not seen what it put out: see [`Operator::repeat`].
+    fn repeats(&self, _operator: &OperatorId) -> bool {
+        false
+    }
 }
 
 /// Holds what the run starts from until every driver has taken its part; it may be as large as the state itself.

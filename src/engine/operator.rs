@@ -58,6 +58,15 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// After `restore`: what is held goes out at the next barrier as if none of it had, because those that get it are new.
+    /// Asked only of operators that `coordinator/evolution.rs` counts on.
+    fn repeat(&mut self) -> Result<()> {
+        Err(Error::Internal(format!(
+            "operator \"{}\" cannot put out its state again",
+            self.name()
+        )))
+    }
+
     /// Input has ended: flush everything. The driver passes the end on.
     fn on_end(&mut self, _output: &mut Output) -> Result<()> {
         Ok(())

@@ -382,6 +382,9 @@ impl DriverParts {
         let mut operator = (context.operators)(node, place)?;
         let reader = restored.reader(&node.id, subtask, node.parallelism);
         operator.restore(reader.as_ref())?;
+        if restored.repeats(&node.id) {
+            operator.repeat()?;
+        }
         Ok(Body::Operator(operator))
     }
 }

@@ -77,6 +77,13 @@ pub const OPTIONS: &[PipelineOption] = &[
         summary: "What to wait for: running, caught_up or finished.",
     },
     PipelineOption {
+        name: "rebuild",
+        aliases: &[],
+        kept: false,
+        alterable: false,
+        summary: "Whether CREATE OR REPLACE must be exact, or goes on anyway.",
+    },
+    PipelineOption {
         name: "description",
         aliases: &[],
         kept: true,
@@ -94,6 +101,8 @@ pub struct PipelineOptions {
     pub wait: Option<WaitUntil>,
     pub key_groups: u16,
     pub parallelism: Option<u32>,
+    /// Replace a pipeline although its result is not what the new definition gives over all rows, or rows are written twice.
+    pub anyway: bool,
 }
 
 /// Checks and reads the options.
@@ -104,6 +113,7 @@ pub fn read(given: &RawOptions) -> Result<PipelineOptions> {
         wait: None,
         key_groups: KEY_GROUPS_DEFAULT,
         parallelism: None,
+        anyway: false,
     };
     for (name, value) in &given.0 {
         let option = find(name)?;
@@ -112,6 +122,7 @@ pub fn read(given: &RawOptions) -> Result<PipelineOptions> {
         match option.name {
             "start" => options.start = boolean(option, text)?,
             "wait" => options.wait = wait_until(option, text)?,
+            "rebuild" => options.anyway = text.trim().eq_ignore_ascii_case("anyway"),
             "key_groups" => options.key_groups = key_groups(option, text)?,
             "parallelism" => options.parallelism = text.trim().parse().ok(),
             _ => {}
@@ -153,7 +164,7 @@ pub fn alterable(name: &str) -> Result<&'static PipelineOption> {
         return Err(Error::user_with_hint(
             SqlState::FEATURE_NOT_SUPPORTED,
             format!("option \"{}\" of a pipeline cannot be changed", option.name),
-            "Use CREATE OR REPLACE PIPELINE, which starts over.",
+            "Use CREATE OR REPLACE PIPELINE; EXPLAIN REPLACE PIPELINE shows what that keeps.",
         ));
     }
     Ok(option)
@@ -221,6 +232,10 @@ fn check(option: &PipelineOption, text: &str) -> Result<()> {
         "checkpoint_interval" | "barrier_interval" => match values::milliseconds(text) {
             Some(10..) => Ok(()),
             _ => Err(wrong(option, text, "a duration of at least 10 ms, such as '10 s'")),
+        },
+        "rebuild" => match text.trim().to_lowercase().as_str() {
+            "exact" | "anyway" => Ok(()),
+            _ => Err(wrong(option, text, "exact or anyway")),
         },
         "state_ttl" | "allowed_lateness" => match values::milliseconds(text) {
             Some(_) => Ok(()),

@@ -1,16 +1,19 @@
 //! Puts nodes into a job graph: names them, shares equal ones, decides exchanges and parallelism.
 //!
 //! An operator's id is a hash of what it does and of the ids of its inputs. It depends neither on the parallelism nor on
-//! names that an optimizer made up, so that state is found again when the same query is compiled anew.
+//! names that an optimizer made up, so that state is found again when the same query is compiled anew. Its lineage says
+//! whether that state is also what another query would have: see [`GraphNode::lineage`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::datatypes::{Field, Schema};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 
-use crate::engine::graph::{Exchange, GraphEdge, GraphNode, JobGraph, OperatorSpec, StreamShape};
+use crate::engine::graph::{EventTimeExpr, Exchange, GraphEdge, GraphNode, JobGraph, OperatorSpec, StreamShape};
+use crate::engine::over_spec::OverWork;
 use crate::ids::OperatorId;
 use crate::planner::error::{Error, Result};
 
@@ -67,6 +70,7 @@ impl GraphBuilder {
         };
         let input_ids: Vec<&str> = inputs.iter().map(|&input| self.nodes[input].id.0.as_str()).collect();
         let kind = new.operator.name();
+        let lineage = self.lineage(&new);
         let mut occurrence = 0;
         loop {
             let id = operator_id(kind, &new.fingerprint, &input_ids, occurrence);
@@ -80,6 +84,7 @@ impl GraphBuilder {
                     self.by_id.insert(id.clone(), index);
                     self.nodes.push(GraphNode {
                         id,
+                        lineage,
                         description: new.description,
                         operator: new.operator,
                         parallelism: new.parallelism,
@@ -90,6 +95,25 @@ impl GraphBuilder {
                 }
             }
         }
+    }
+
+    /// Unlike the id it follows a sink's input, and tells what a source reads: two columns of one type are the same number
+    /// to every operator after it.
+    fn lineage(&self, new: &NewNode) -> String {
+        let edges = || new.inputs.iter().map(|edge| edge.from).collect();
+        let inputs: Vec<usize> = match &new.identified_by {
+            Some(inputs) if !inputs.is_empty() => inputs.clone(),
+            _ => edges(),
+        };
+        let inputs: Vec<&str> = inputs.iter().map(|&input| self.nodes[input].lineage.as_str()).collect();
+        let text = format!(
+            "{}\n{}\n{}\n{}",
+            new.operator.name(),
+            new.fingerprint,
+            beside_the_fingerprint(new),
+            inputs.join(",")
+        );
+        format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
     }
 
     /// The edge that carries rows as they are between nodes of these widths.
@@ -138,6 +162,42 @@ impl GraphBuilder {
     }
 }
 
+/// What state outlives, and rows do not.
+fn beside_the_fingerprint(new: &NewNode) -> String {
+    match &new.operator {
+        OperatorSpec::Source(source) => {
+            let time = |time: &EventTimeExpr| match time {
+                EventTimeExpr::Expression(expression) => expression.to_string(),
+                EventTimeExpr::ProcessingTime => "processing".to_owned(),
+            };
+            let event_time = source
+                .event_time
+                .as_ref()
+                .map(|of| (time(&of.time), time(&of.watermark)));
+            let columns: Vec<String> = source.projection.iter().flatten().map(ToString::to_string).collect();
+            let read = columns_of(&source.physical_schema);
+            format!("{read} {event_time:?} {columns:?} {}", columns_of(&new.output.schema))
+        }
+        OperatorSpec::Sink(sink) => format!("{:?} {}", sink.changelog, columns_of(&new.output.schema)),
+        OperatorSpec::UpdatingAggregate(spec) => format!("{:?}", spec.state_ttl_ms),
+        OperatorSpec::WindowAggregate(spec) => {
+            format!("{:?} {}", spec.aggregate.state_ttl_ms, spec.allowed_lateness_micros)
+        }
+        OperatorSpec::Join(spec) => format!("{:?}", spec.bound),
+        OperatorSpec::TopN(spec) => format!("{:?}", spec.bound),
+        OperatorSpec::Over(spec) => match &spec.work {
+            OverWork::Ordered { ttl_micros, .. } => format!("{ttl_micros:?}"),
+            OverWork::Whole { .. } => String::new(),
+        },
+        _ => String::new(),
+    }
+}
+
+fn columns_of(schema: &Schema) -> String {
+    let column = |field: &Arc<Field>| format!("{} {}", field.name(), field.data_type());
+    schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
+}
+
 fn operator_id(kind: &str, fingerprint: &str, inputs: &[&str], occurrence: usize) -> OperatorId {
     let mut text = format!("{kind}\n{fingerprint}\n{}", inputs.join(","));
     if occurrence > 0 {
@@ -177,6 +237,48 @@ mod tests {
         assert_ne!(base, operator_id("filter", "a@0 > 2", &["source_1"], 0));
         assert_ne!(base, operator_id("filter", "a@0 > 1", &["source_2"], 0));
         assert_ne!(base, operator_id("filter", "a@0 > 1", &["source_1"], 1));
+    }
+
+    /// A source that gives this column.
+    fn reading(column: &str) -> NewNode {
+        let schema = Arc::new(Schema::new(vec![Field::new(
+            column,
+            arrow::datatypes::DataType::Int64,
+            true,
+        )]));
+        let rows = arrow::array::RecordBatch::new_empty(Arc::clone(&schema));
+        NewNode {
+            operator: OperatorSpec::Values(rows),
+            description: String::new(),
+            fingerprint: column.to_owned(),
+            inputs: Vec::new(),
+            identified_by: None,
+            output: StreamShape {
+                schema,
+                append_only: true,
+                unique_key: None,
+                event_time: false,
+            },
+            parallelism: 1,
+            shared: true,
+        }
+    }
+
+    #[test]
+    fn a_lineage_follows_what_feeds_a_node_that_is_identified_by_nothing() {
+        let of = |column: &str| {
+            let mut builder = GraphBuilder::new(1);
+            let source = builder.add(reading(column));
+            let mut target = reading("target");
+            target.inputs = vec![builder.forward(source, 1)];
+            target.identified_by = Some(Vec::new());
+            let target = builder.add(target);
+            let node = builder.node(target);
+            (node.id.clone(), node.lineage.clone())
+        };
+        assert_eq!(of("a"), of("a"));
+        assert_eq!(of("a").0, of("b").0);
+        assert_ne!(of("a").1, of("b").1);
     }
 
     #[test]

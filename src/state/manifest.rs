@@ -9,6 +9,8 @@
 //! Guarantee: immutable once written; everything it lists exists at that time, and garbage collection keeps it. Fields are added
 //! only with defaults, or [`FORMAT`] grows.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
@@ -41,6 +43,10 @@ pub struct Manifest {
     pub hash_version: u32,
     pub kind: CheckpointKind,
     pub created_at_micros: i64,
+    /// By operator, what decided its rows: whether another definition of the pipeline can go on with its state. Empty in
+    /// checkpoints of versions that did not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lineages: BTreeMap<String, String>,
     /// Different for every attempt to write a manifest.
     pub writer: String,
     /// Objects that parts are in.
@@ -313,6 +319,7 @@ mod tests {
             hash_version: 1,
             kind: CheckpointKind::Checkpoint,
             created_at_micros: -5,
+            lineages: BTreeMap::from([("agg".to_owned(), "5e".to_owned())]),
             writer: "w".into(),
             packs: vec!["a".into()],
             subtasks: vec![SubtaskEntry {

@@ -5,6 +5,7 @@
 //!
 //! Guarantee: when [`write_checkpoint`] returned, manifest and packs are durable. Not guaranteed: that the epoch is decided.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -54,6 +55,8 @@ pub struct CheckpointHeader<'a> {
     pub key_groups: KeyGroups,
     pub kind: CheckpointKind,
     pub created_at_micros: i64,
+    /// See [`Manifest::lineages`].
+    pub lineages: BTreeMap<String, String>,
 }
 
 /// Writes everything and answers with the manifest and its path, which the coordinator decides by.
@@ -82,6 +85,7 @@ pub async fn write_checkpoint(
         hash_version: hash::VERSION,
         kind: header.kind,
         created_at_micros: header.created_at_micros,
+        lineages: header.lineages.clone(),
         writer: uuid::Uuid::new_v4().simple().to_string(),
         packs: merged.packs,
         subtasks: merged.subtasks,

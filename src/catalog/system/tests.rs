@@ -53,6 +53,7 @@ fn pipeline(name: &str, columns: &[(&str, &str)]) -> Object {
         desired_running: true,
         key_groups: 1024,
         search_path: vec![],
+        counts_after: Default::default(),
     })
 }
 

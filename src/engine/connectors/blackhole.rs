@@ -76,6 +76,11 @@ impl ConnectorTable for BlackholeTable {
         DeliveryGuarantee::ExactlyOnce
     }
 
+    /// Nothing is twice where nothing is kept.
+    fn sink_begins_anew(&self) -> bool {
+        true
+    }
+
     fn open_sink(&self, _context: SinkContext) -> Result<Box<dyn Sink>> {
         Ok(Box::new(BlackholeSink { bytes: 0 }))
     }

@@ -221,6 +221,11 @@ impl ConnectorTable for ImpulseTable {
         DeliveryGuarantee::ExactlyOnce
     }
 
+    fn cannot_replay(&self) -> Option<String> {
+        let is_fixed = self.interval_micros.is_some() && self.start_micros.is_some();
+        (!is_fixed).then(|| "its rows have the time at which they are made".into())
+    }
+
     fn open_source(&self, context: SourceContext) -> Result<Box<dyn Source>> {
         let parallelism = u64::from(context.parallelism);
         let mine = (0..self.splits).filter(|split| split % parallelism == u64::from(context.subtask.0));

@@ -125,6 +125,16 @@ pub trait ConnectorTable: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Why a source that is read again from its start would not give the rows that it gave; `None`: it does.
+    fn cannot_replay(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether a sink that starts without a position drops what it has written before, so that nothing is there twice.
+    fn sink_begins_anew(&self) -> bool {
+        false
+    }
+
     fn open_source(&self, _context: SourceContext) -> Result<Box<dyn Source>> {
         Err(Error::NoSource {
             connector: self.connector(),

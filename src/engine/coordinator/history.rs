@@ -76,6 +76,11 @@ impl CheckpointHistory {
         }
     }
 
+    /// Nobody shall read what an earlier definition of the pipeline had.
+    pub fn forget_result(&self, pipeline: Oid) {
+        self.results.remove(pipeline);
+    }
+
     /// Epochs of the pipeline that readers of this process need.
     pub fn pinned(&self, pipeline: Oid) -> Vec<Epoch> {
         let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,10 +143,14 @@ fn kept(graph: &JobGraph) -> Option<(OperatorId, MaterializeSpec, arrow::datatyp
 impl ResultHistory for CheckpointHistory {
     fn newest(&self, pipeline: Oid) -> BoxFuture<'_, Result<Option<DurableEpoch>>> {
         Box::pin(async move {
-            let store = self.shared()?.catalog.store();
+            let shared = self.shared()?;
+            // What an earlier definition saved is not yet what this one has.
+            let counts_after = pipeline_of(&shared, pipeline)?.counts_after;
             let _held = self.hold_pins().await;
-            let records = store.latest_checkpoints(pipeline, 1).await.map_err(catalog_error)?;
-            Ok(records.first().map(|record| DurableEpoch {
+            let records = shared.catalog.store().latest_checkpoints(pipeline, 1).await;
+            let records = records.map_err(catalog_error)?;
+            let newest = records.first().filter(|record| record.generation > counts_after);
+            Ok(newest.map(|record| DurableEpoch {
                 pinned: self.pin(pipeline, record.epoch),
                 is_final: record.final_,
             }))

@@ -44,7 +44,7 @@ pub enum StopGoal {
     User,
     /// It shall run on at another parallelism.
     Rescale,
-    /// The server goes down; the next one starts the pipeline again.
+    /// Another run follows that this one knows nothing of: the server goes down, or the definition is exchanged.
     Shutdown,
 }
 

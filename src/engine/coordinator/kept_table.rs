@@ -26,6 +26,7 @@ pub fn keeper(table: &Table) -> Option<Pipeline> {
         desired_running: true,
         key_groups: KEY_GROUPS_DEFAULT,
         search_path: table.search_path.clone(),
+        counts_after: Default::default(),
     })
 }
 

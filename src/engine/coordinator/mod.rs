@@ -13,6 +13,7 @@
 pub mod checkpoint;
 pub mod commit;
 mod deploy;
+pub mod evolution;
 pub mod foreground;
 pub mod garbage;
 pub mod history;
@@ -21,6 +22,7 @@ mod job_task;
 pub mod kept_table;
 mod persistence;
 pub mod recovery;
+pub mod replace;
 pub mod restart;
 mod result_load;
 mod run;
@@ -104,6 +106,8 @@ pub struct Coordinator {
     jobs: Arc<Mutex<HashMap<Oid, JobHandle>>>,
     /// Pipelines that do not run and whose kept result is being made readable.
     loading: Arc<Mutex<HashSet<Oid>>>,
+    /// Pipelines whose definition is being exchanged.
+    replacing: Arc<Mutex<HashSet<Oid>>>,
 }
 
 /// What all jobs share.
@@ -204,6 +208,7 @@ impl Coordinator {
             shared: Arc::new_cyclic(shared),
             jobs: Arc::default(),
             loading: Arc::default(),
+            replacing: Arc::default(),
         }
     }
 
@@ -253,6 +258,7 @@ impl Coordinator {
 
     fn launch(&self, pipeline: &Pipeline, from: StartFrom) -> Result<JobId> {
         let oid = pipeline.header.oid;
+        self.check_not_replaced(pipeline)?;
         let record = new_job(&self.shared, oid, JobState::Scheduling);
         let id = record.job.clone();
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
@@ -462,20 +468,26 @@ impl Coordinator {
                 }
                 continue;
             }
-            let shared = Arc::clone(&self.shared);
-            let loading = Arc::clone(&self.loading);
-            let (oid, name) = (pipeline.header.oid, pipeline.header.name.clone());
-            lock(&loading).insert(oid);
-            crate::spawn::named(
-                "load result",
-                Box::pin(async move {
-                    if let Err(error) = result_load::load_stopped(&shared, oid).await {
-                        warn!(pipeline = name, %error, "could not load the result of a stopped pipeline");
-                    }
-                    lock(&loading).remove(&oid);
-                }),
-            );
+            self.load_result(pipeline);
         }
+    }
+
+    /// Makes the kept result of a pipeline that does not run readable, from its newest checkpoint.
+    fn load_result(&self, pipeline: &Pipeline) {
+        let shared = Arc::clone(&self.shared);
+        let loading = Arc::clone(&self.loading);
+        let (oid, name) = (pipeline.header.oid, pipeline.header.name.clone());
+        lock(&loading).insert(oid);
+        let _entered = self.shared.runtime.enter();
+        crate::spawn::named(
+            "load result",
+            Box::pin(async move {
+                if let Err(error) = result_load::load_stopped(&shared, oid).await {
+                    warn!(pipeline = name, %error, "could not load the result of a stopped pipeline");
+                }
+                lock(&loading).remove(&oid);
+            }),
+        );
     }
 
     /// Whether the kept result of a pipeline that does not run is about to become readable.

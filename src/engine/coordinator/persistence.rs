@@ -1,13 +1,14 @@
 //! Between the parts that drivers hand over and the checkpoints of `state`: the only file here that knows both forms.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
+use crate::engine::coordinator::evolution::SavedLineages;
 use crate::engine::error::Error;
-use crate::engine::graph::{AggregatePhase, GraphNode, JobGraph, OperatorSpec};
-use crate::engine::job_context::{OperatorPart, PartContent, RestorePoint};
+use crate::engine::graph::JobGraph;
+use crate::engine::job_context::{NothingSaved, OperatorPart, PartContent, RestorePoint};
 use crate::engine::message::BarrierKind;
 use crate::engine::results::history::PinnedInput;
 use crate::ids::{Epoch, Generation, OperatorId, SubtaskIndex};
@@ -28,6 +29,8 @@ pub struct CheckpointIdentity {
     /// The checkpoint that unchanged state is taken from.
     pub parent: Option<Arc<Manifest>>,
     pub created_at_micros: i64,
+    /// The operators that keep state, with their lineages.
+    pub lineages: Arc<SavedLineages>,
 }
 
 /// Output that a sink prepared for an epoch which was aborted: it becomes part of the next one, or it would be lost.
@@ -120,6 +123,12 @@ pub async fn save(
             BarrierKind::Stop => CheckpointKind::Stop,
         },
         created_at_micros: identity.created_at_micros,
+        lineages: identity
+            .lineages
+            .0
+            .iter()
+            .map(|(id, lineage)| (id.0.clone(), lineage.clone()))
+            .collect(),
     };
     Ok(write_checkpoint(storage, pipeline_path, header, snapshots).await?)
 }
@@ -152,9 +161,62 @@ pub async fn load(storage: &CheckpointStorage, path: &str) -> Result<Manifest, E
     Ok(load_manifest(storage, path).await?)
 }
 
+/// What the operators of a checkpoint were. One that an older version wrote does not say: nothing is equal to that.
+pub fn saved_lineages(manifest: &Manifest) -> SavedLineages {
+    if manifest.lineages.is_empty() {
+        let unknown = |id: OperatorId| (id, String::new());
+        return SavedLineages(manifest.operators().into_iter().map(unknown).collect());
+    }
+    let known = |(id, lineage): (&String, &String)| (OperatorId(id.clone()), lineage.clone());
+    SavedLineages(manifest.lineages.iter().map(known).collect())
+}
+
+/// The part of a checkpoint that another definition goes on with.
+pub struct PartOfCheckpoint {
+    whole: Arc<dyn RestorePoint>,
+    nothing: NothingSaved,
+    /// Whose state is used, and whether it is put out once more.
+    used: BTreeMap<OperatorId, bool>,
+}
+
+impl PartOfCheckpoint {
+    pub fn new(whole: Arc<dyn RestorePoint>, key_groups: KeyGroups, used: BTreeMap<OperatorId, bool>) -> Self {
+        PartOfCheckpoint {
+            whole,
+            nothing: NothingSaved { key_groups },
+            used,
+        }
+    }
+
+    fn of(&self, operator: &OperatorId) -> &dyn RestorePoint {
+        match self.used.contains_key(operator) {
+            true => self.whole.as_ref(),
+            false => &self.nothing,
+        }
+    }
+}
+
+impl RestorePoint for PartOfCheckpoint {
+    fn reader(&self, operator: &OperatorId, subtask: SubtaskIndex, parallelism: u32) -> Box<dyn StateReader> {
+        self.of(operator).reader(operator, subtask, parallelism)
+    }
+
+    fn sink_positions(&self, operator: &OperatorId) -> Vec<String> {
+        self.of(operator).sink_positions(operator)
+    }
+
+    fn watermark(&self, operator: &OperatorId) -> Option<i64> {
+        self.of(operator).watermark(operator)
+    }
+
+    fn repeats(&self, operator: &OperatorId) -> bool {
+        self.used.get(operator).copied().unwrap_or(false)
+    }
+}
+
 /// What the sinks of a checkpoint have to commit, by operator.
 pub fn committables(manifest: &Manifest) -> Vec<(OperatorId, Vec<Vec<u8>>)> {
-    let mut by_operator: std::collections::BTreeMap<OperatorId, Vec<Vec<u8>>> = std::collections::BTreeMap::new();
+    let mut by_operator: BTreeMap<OperatorId, Vec<Vec<u8>>> = BTreeMap::new();
     for entry in &manifest.subtasks {
         if let Some(committable) = &entry.committable {
             let operator = OperatorId(entry.operator.clone());
@@ -190,7 +252,7 @@ pub fn mismatch(manifest: &Manifest, graph: &JobGraph) -> Option<String> {
     let missing: Vec<&str> = graph
         .nodes
         .iter()
-        .filter(|node| keeps_state(node) && !saved.contains(&node.id))
+        .filter(|node| node.operator.keeps_state() && !saved.contains(&node.id))
         .map(|node| node.operator.name())
         .collect();
     let present: BTreeSet<&OperatorId> = graph.nodes.iter().map(|node| &node.id).collect();
@@ -215,23 +277,4 @@ pub fn mismatch(manifest: &Manifest, graph: &JobGraph) -> Option<String> {
         },
         if lost.is_empty() { "none".to_owned() } else { lost },
     ))
-}
-
-fn keeps_state(node: &GraphNode) -> bool {
-    match &node.operator {
-        OperatorSpec::Source(_) | OperatorSpec::Values(_) | OperatorSpec::Sink(_) | OperatorSpec::Materialize(_) => {
-            true
-        }
-        OperatorSpec::Join(_) | OperatorSpec::TopN(_) | OperatorSpec::Over(_) | OperatorSpec::UpsertNormalise(_) => {
-            true
-        }
-        OperatorSpec::UpdatingAggregate(spec) => spec.phase != AggregatePhase::Partial,
-        OperatorSpec::WindowAggregate(spec) => spec.aggregate.phase != AggregatePhase::Partial,
-        OperatorSpec::Filter { .. }
-        | OperatorSpec::Project { .. }
-        | OperatorSpec::Unnest(_)
-        | OperatorSpec::Union
-        | OperatorSpec::LookupJoin(_)
-        | OperatorSpec::ClientOutput { .. } => false,
-    }
 }

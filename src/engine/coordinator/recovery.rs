@@ -12,8 +12,9 @@ use crate::catalog::jobs::{CheckpointRecord, JobRecord};
 use crate::catalog::objects::Pipeline;
 use crate::engine::coordinator::Shared;
 use crate::engine::coordinator::commit::{CheckpointPlace, Committers, commit_sinks, mark_committed};
+use crate::engine::coordinator::evolution::evolve;
 use crate::engine::coordinator::kept_table::{job_owner, settings_of};
-use crate::engine::coordinator::persistence::{self, OpenCheckpoint, open_checkpoint};
+use crate::engine::coordinator::persistence::{self, OpenCheckpoint, PartOfCheckpoint, open_checkpoint};
 use crate::engine::coordinator::settings::PipelineSettings;
 use crate::engine::error::Error;
 use crate::engine::graph::JobGraph;
@@ -25,7 +26,7 @@ use crate::state::key_group::KeyGroups;
 use crate::state::manifest::Manifest;
 
 /// How far back a usable checkpoint is looked for.
-const CHECKPOINTS_TRIED: usize = 100;
+pub(super) const CHECKPOINTS_TRIED: usize = 100;
 
 /// From where a run starts, when not from the newest checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,15 +71,7 @@ pub async fn find_start(
         .await
         .map_err(catalog_error)?;
     begun.store(job.generation.0, Ordering::SeqCst);
-    let place = CheckpointPlace {
-        store: Arc::clone(&store),
-        storage: shared.storage.clone(),
-        clock: Arc::clone(&shared.clock),
-        pipeline: job.pipeline,
-        job: job.job.clone(),
-        path: pipeline.header.public_id.clone(),
-        history: Arc::clone(&shared.history),
-    };
+    let place = place_of(shared, &pipeline, job);
     let records = store
         .latest_checkpoints(job.pipeline, CHECKPOINTS_TRIED)
         .await
@@ -96,10 +89,16 @@ pub async fn find_start(
         warn!(pipeline = %place.pipeline, epochs = ?plan.repeated, "output of damaged checkpoints is published again");
     }
     finish_commits(&place, &mut committers, &records, &plan).await?;
+    let is_earlier = |record: &CheckpointRecord| record.generation <= pipeline.counts_after;
+    // An earlier definition had come to its end, not this one.
     let nothing_left = chosen
         .as_ref()
-        .is_some_and(|(record, _)| record.final_ && Some(record.epoch) == newest);
+        .is_some_and(|(record, _)| record.final_ && Some(record.epoch) == newest && !is_earlier(record));
+    // Saved at once as what it is now, the checkpoint of another definition is not looked at again.
+    let of_earlier = chosen.as_ref().is_some_and(|(record, _)| is_earlier(record));
     let (manifest, restored): (_, Arc<dyn RestorePoint>) = match chosen {
+        // Nothing is carried over: the operators write down all that they have.
+        Some((_, checkpoint)) if of_earlier => (None, usable_part(&place, checkpoint, &graph, key_groups)),
         Some((_, checkpoint)) => {
             if let Some(detail) = persistence::mismatch(&checkpoint.manifest, &graph) {
                 let pipeline = pipeline.header.name;
@@ -119,10 +118,65 @@ pub async fn find_start(
         restored,
         next_epoch: plan.first,
         committers,
-        save_first: newest.is_some() && restored_epoch != newest && from != StartFrom::Newest,
+        save_first: of_earlier || newest.is_some() && restored_epoch != newest && from != StartFrom::Newest,
         nothing_left,
         manifest,
     })
+}
+
+/// What this definition can use of a checkpoint of an earlier one.
+fn usable_part(
+    place: &CheckpointPlace,
+    checkpoint: OpenCheckpoint,
+    graph: &JobGraph,
+    key_groups: KeyGroups,
+) -> Arc<dyn RestorePoint> {
+    let evolution = evolve(&persistence::saved_lineages(&checkpoint.manifest), graph);
+    let used = evolution.used(graph);
+    info!(pipeline = %place.pipeline, epoch = %checkpoint.manifest.epoch(), kept = used.len(), dropped = evolution.dropped.len(),
+        "starting from a checkpoint of an earlier definition");
+    Arc::new(PartOfCheckpoint::new(checkpoint.restored, key_groups, used))
+}
+
+/// Before the definition is exchanged: commits what sinks had prepared. The next definition need not have these sinks.
+pub(super) async fn settle_commits(shared: &Shared, pipeline: Oid) -> Result<(), Error> {
+    let store = shared.catalog.store();
+    let records = store
+        .latest_checkpoints(pipeline, CHECKPOINTS_TRIED)
+        .await
+        .map_err(catalog_error)?;
+    if records.iter().all(|record| record.committed) {
+        return Ok(());
+    }
+    let pipeline = pipeline_of(shared, pipeline)?;
+    let settings = settings_of(&shared.catalog.snapshot(), &pipeline, shared.defaults)?;
+    let graph = compile(shared, &pipeline, settings.parallelism).await?;
+    let mut committers = Committers::open(&graph).await?;
+    let job = new_job(shared, pipeline.header.oid, crate::catalog::jobs::JobState::Scheduling);
+    let place = place_of(shared, &pipeline, &job);
+    let decided: Vec<DecidedEpoch> = records.iter().map(decided_epoch).collect();
+    let plan = plan_restore(&decided, |_| true);
+    finish_commits(&place, &mut committers, &records, &plan).await?;
+    // Must not get lost here, as it may at a start: nobody could repeat these commits.
+    match plan.restore {
+        Some(newest) => store
+            .mark_committed(pipeline.header.oid, newest)
+            .await
+            .map_err(catalog_error),
+        None => Ok(()),
+    }
+}
+
+fn place_of(shared: &Shared, pipeline: &Pipeline, job: &JobRecord) -> CheckpointPlace {
+    CheckpointPlace {
+        store: shared.catalog.store(),
+        storage: shared.storage.clone(),
+        clock: Arc::clone(&shared.clock),
+        pipeline: job.pipeline,
+        job: job.job.clone(),
+        path: pipeline.header.public_id.clone(),
+        history: Arc::clone(&shared.history),
+    }
 }
 
 pub fn pipeline_of(shared: &Shared, oid: Oid) -> Result<Pipeline, Error> {
@@ -249,7 +303,7 @@ async fn newest_usable(
 }
 
 /// Damaged for good, and not only out of reach.
-fn is_damage(error: &Error) -> bool {
+pub(super) fn is_damage(error: &Error) -> bool {
     match error {
         Error::State(crate::state::error::Error::Damaged { .. }) => true,
         Error::State(error) => error.is_not_found(),

@@ -11,6 +11,7 @@ use arrow::array::RecordBatch;
 
 use crate::engine::coordinator::Shared;
 use crate::engine::coordinator::deploy::deploy;
+use crate::engine::coordinator::evolution::evolve;
 use crate::engine::coordinator::persistence;
 use crate::engine::coordinator::recovery::{StartPoint, catalog_error, compile, key_groups_of, pipeline_of};
 use crate::engine::coordinator::settings::PipelineSettings;
@@ -51,10 +52,17 @@ pub async fn load_stopped(shared: &Shared, oid: Oid) -> Result<(), Error> {
     };
     let pipeline = pipeline_of(shared, oid)?;
     let settings = PipelineSettings::of(&pipeline.options, shared.defaults)?;
-    let graph = compile(shared, &pipeline, settings.parallelism).await?;
-    let Some(graph) = result_graph(&graph) else {
+    let whole = compile(shared, &pipeline, settings.parallelism).await?;
+    let Some(graph) = result_graph(&whole) else {
         return Ok(());
     };
+    if record.generation <= pipeline.counts_after {
+        let manifest = persistence::load(&shared.storage, &record.manifest_path).await?;
+        if !evolve(&persistence::saved_lineages(&manifest), &whole).keeps_result(&whole) {
+            // An earlier definition's.
+            return Ok(());
+        }
+    }
     let runtime = shared.runtime.clone();
     let checkpoint = persistence::open_checkpoint(&shared.storage, &record.manifest_path, runtime).await?;
     let key_groups = key_groups_of(&pipeline)?;
@@ -71,6 +79,7 @@ fn result_graph(graph: &JobGraph) -> Option<JobGraph> {
         let output = graph.nodes[edge.from].output.clone();
         nodes.push(GraphNode {
             id: OperatorId(format!("{}-no-input", node.id)),
+            lineage: String::new(),
             description: String::new(),
             operator: OperatorSpec::Values(RecordBatch::new_empty(Arc::clone(&output.schema))),
             parallelism: node.parallelism,

@@ -14,6 +14,7 @@ use tracing::warn;
 use crate::clock::Clock;
 use crate::engine::coordinator::checkpoint::{BarrierTracker, PassedBarrier};
 use crate::engine::coordinator::commit::{CheckpointPlace, CommitOutcome, CommitTask, Committers};
+use crate::engine::coordinator::evolution::SavedLineages;
 use crate::engine::coordinator::persistence::{CarriedOutput, CheckpointIdentity};
 use crate::engine::coordinator::settings::PipelineSettings;
 use crate::engine::error::Error;
@@ -480,6 +481,7 @@ impl Checkpoints {
                 key_groups: deployment.context().key_groups,
                 parent: self.parent.clone(),
                 created_at_micros: self.place.clock.now_micros(),
+                lineages: Arc::new(SavedLineages::of_graph(&deployment.context().graph)),
             },
             place: self.place.clone(),
             passed,

@@ -53,6 +53,17 @@ impl Changes {
         self.global_emitted = true;
     }
 
+    /// After a restart: no result has been emitted to those that get it now.
+    pub fn show_again(&mut self, table: &GroupTable) {
+        self.global_emitted = false;
+        let groups: Vec<u32> = table.live().filter(|&group| self.touched.insert(group)).collect();
+        self.blocks.push(Block {
+            shown: vec![false; groups.len()],
+            groups,
+            outputs: None,
+        });
+    }
+
     pub fn is_global_pending(&self) -> bool {
         self.always_shown && !self.global_emitted
     }

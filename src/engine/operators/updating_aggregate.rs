@@ -9,7 +9,7 @@
 //! anew, and a retraction of one of its former rows then counts below zero and shows nothing.
 //!
 //! State: tables `groups` and `values` (see `group_state`). What was last emitted is not stored: it equals the result at
-//! the barrier of the snapshot.
+//! the barrier of the snapshot. So what was emitted can be emitted once more, for consumers that are new.
 
 use std::sync::Arc;
 
@@ -173,6 +173,11 @@ impl Operator for UpdatingAggregate {
         if self.global && self.table.keys.is_live(0) {
             self.changes.set_global_emitted();
         }
+        Ok(())
+    }
+
+    fn repeat(&mut self) -> Result<()> {
+        self.changes.show_again(&self.table);
         Ok(())
     }
 

@@ -76,16 +76,8 @@ pub fn pipeline(cursor: &mut Cursor<'_>) -> Result<Statement> {
     cursor.expect(&["CREATE"])?;
     let or_replace = cursor.take(&["OR", "REPLACE"]);
     cursor.expect(&["PIPELINE"])?;
-    let (if_not_exists, name, options) = pipeline_head(cursor)?;
-    let body = body::body(cursor)?;
-    Ok(Statement::CreatePipeline(Box::new(CreatePipeline {
-        or_replace,
-        if_not_exists,
-        name,
-        options,
-        materialized_view: false,
-        body,
-    })))
+    let create = pipeline_after_its_word(cursor, or_replace)?;
+    Ok(Statement::CreatePipeline(Box::new(create)))
 }
 
 /// `CREATE MATERIALIZED VIEW [IF NOT EXISTS] name [WITH (..)] AS query`.
@@ -93,6 +85,34 @@ pub fn materialized_view(cursor: &mut Cursor<'_>) -> Result<Statement> {
     cursor.expect(&["CREATE"])?;
     let or_replace = cursor.take(&["OR", "REPLACE"]);
     cursor.expect(&["MATERIALIZED", "VIEW"])?;
+    let create = materialized_view_after_its_words(cursor, or_replace)?;
+    Ok(Statement::CreatePipeline(Box::new(create)))
+}
+
+/// `REPLACE PIPELINE name [WITH (..)] AS body`, or the same of a materialized view.
+pub fn replaced(cursor: &mut Cursor<'_>) -> Result<CreatePipeline> {
+    cursor.expect(&["REPLACE"])?;
+    if cursor.take(&["MATERIALIZED", "VIEW"]) {
+        return materialized_view_after_its_words(cursor, true);
+    }
+    cursor.expect(&["PIPELINE"])?;
+    pipeline_after_its_word(cursor, true)
+}
+
+fn pipeline_after_its_word(cursor: &mut Cursor<'_>, or_replace: bool) -> Result<CreatePipeline> {
+    let (if_not_exists, name, options) = pipeline_head(cursor)?;
+    let body = body::body(cursor)?;
+    Ok(CreatePipeline {
+        or_replace,
+        if_not_exists,
+        name,
+        options,
+        materialized_view: false,
+        body,
+    })
+}
+
+fn materialized_view_after_its_words(cursor: &mut Cursor<'_>, or_replace: bool) -> Result<CreatePipeline> {
     let (if_not_exists, name, options) = pipeline_head(cursor)?;
     let query = cursor.rest_as_query()?;
     let body = BodyText {
@@ -100,14 +120,14 @@ pub fn materialized_view(cursor: &mut Cursor<'_>) -> Result<Statement> {
         source: cursor.shared_source(),
         statements: vec![BodyStatement::Query(query)],
     };
-    Ok(Statement::CreatePipeline(Box::new(CreatePipeline {
+    Ok(CreatePipeline {
         or_replace,
         if_not_exists,
         name,
         options,
         materialized_view: true,
         body,
-    })))
+    })
 }
 
 fn pipeline_head(cursor: &mut Cursor<'_>) -> Result<(bool, QualifiedName, RawOptions)> {

@@ -8,7 +8,7 @@ use crate::frontend::sql::statement::{
     BodyText, Envelope, Explain, ExplainFormat, ExplainStage, ExplainTarget, Show, Statement, Subscribe,
     SubscribeTarget, WaitForPipeline, WaitUntil,
 };
-use crate::frontend::sql::{body, objects, options, session};
+use crate::frontend::sql::{body, create, objects, options, session};
 use crate::options::RawOptionValue;
 
 /// What can be listed, and the view of schema `laminar` that has it.
@@ -106,9 +106,12 @@ fn is_kind_before_name(cursor: &mut Cursor<'_>, word: &str) -> bool {
     matches!(cursor.peek_at(1), Some(Token::Word(_))) && cursor.take(&[word])
 }
 
-/// `EXPLAIN [ANALYZE] [(option, ..)] statement`, `EXPLAIN ANALYZE PIPELINE p`, `EXPLAIN PIPELINE p`.
+/// `EXPLAIN REPLACE PIPELINE p [WITH (..)] AS body`, `EXPLAIN [ANALYZE] [(option, ..)] statement`, `EXPLAIN ANALYZE PIPELINE p`, `EXPLAIN PIPELINE p`.
 pub fn explain(cursor: &mut Cursor<'_>) -> Result<Statement> {
     cursor.expect(&["EXPLAIN"])?;
+    if cursor.sees(&["REPLACE"]) {
+        return create::replaced(cursor).map(|create| Statement::ExplainReplace(Box::new(create)));
+    }
     let mut explain = ExplainOptions {
         stage: ExplainStage::All,
         format: ExplainFormat::Text,

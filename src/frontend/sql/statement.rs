@@ -59,6 +59,8 @@ pub enum Statement {
         name: QualifiedName,
     },
     Explain(Explain),
+    /// What CREATE OR REPLACE would do.
+    ExplainReplace(Box<CreatePipeline>),
     ExplainAnalyzePipeline {
         name: QualifiedName,
     },

@@ -97,10 +97,11 @@ impl<'a> Tokens<'a> {
         end
     }
 
-    /// `CREATE .. PIPELINE .. AS BEGIN`.
+    /// `CREATE .. PIPELINE .. AS BEGIN`, also after EXPLAIN, and `EXPLAIN REPLACE PIPELINE .. AS BEGIN`.
     fn begins_block_body(&self, range: std::ops::Range<usize>) -> bool {
-        let is_pipeline = self.is_keyword(range.start, Keyword::CREATE)
-            && range.clone().take(5).any(|index| self.is_word(index, "PIPELINE"));
+        let may_have_one = [Keyword::CREATE, Keyword::EXPLAIN];
+        let is_pipeline = may_have_one.iter().any(|word| self.is_keyword(range.start, *word))
+            && range.clone().take(6).any(|index| self.is_word(index, "PIPELINE"));
         is_pipeline
             && range
                 .skip(2)
@@ -309,6 +310,8 @@ mod tests {
     fn a_block_body_is_one_statement() {
         let create = "CREATE PIPELINE p AS BEGIN INSERT INTO a SELECT CASE x WHEN 1 THEN 2 END FROM t; INSERT INTO b SELECT 1; END";
         assert_eq!(split(&format!("{create}; SELECT 1")), [create, "SELECT 1"]);
+        let replace = "EXPLAIN REPLACE PIPELINE p AS BEGIN INSERT INTO a SELECT 1; INSERT INTO b SELECT 1; END";
+        assert_eq!(split(&format!("{replace}; SELECT 1")), [replace, "SELECT 1"]);
         assert_eq!(
             split("BEGIN; SELECT 1; END; SELECT 2"),
             ["BEGIN", "SELECT 1", "END", "SELECT 2"]

@@ -1,10 +1,10 @@
 //! CREATE PIPELINE and CREATE MATERIALIZED VIEW: snapshot, compile, apply, start, respond.
 
 use crate::catalog::change::{Change, NewObject};
-use crate::catalog::objects::{Object, ObjectKind, Pipeline};
+use crate::catalog::objects::{Object, Pipeline};
 use crate::catalog::snapshot::QualifiedName;
 use crate::engine::coordinator::WaitFor;
-use crate::engine::graph::{JobGraph, OperatorSpec};
+use crate::engine::graph::{GraphNode, JobGraph, OperatorSpec};
 use crate::error::SqlState;
 use crate::frontend::body::{PlannerBody, fresh_sinks, new_header, planner_body};
 use crate::frontend::error::{Error, Result};
@@ -15,6 +15,7 @@ use crate::frontend::session::{Outcome, Session};
 use crate::frontend::settings::definitions;
 use crate::frontend::sql::identifier::quote;
 use crate::frontend::sql::statement::{BodyText, CreatePipeline, WaitUntil};
+use crate::frontend::statements::replace_pipeline;
 use crate::ids::Oid;
 use crate::options::{RawOptionValue, RawOptions};
 use crate::planner::compiled::{Compiled, Target};
@@ -23,11 +24,24 @@ use crate::types::SqlType;
 
 pub async fn create(session: &mut Session, create: &CreatePipeline) -> Result<Response> {
     let name = session.name_to_create(&create.name)?;
+    if create.or_replace
+        && !create.if_not_exists
+        && let Some(old) = replace_pipeline::to_be_replaced(session, create, &name)?
+    {
+        return replace_pipeline::replace(session, create, &name, old).await;
+    }
     let options = pipeline_options::read(&create.options)?;
     let compiled = compile(session, &create.body, &options.kept)?;
-    refuse_to_destroy(&compiled)?;
+    refuse_to_destroy(&compiled, |_| true)?;
     warn_of_missing_input(session, &compiled.graph).await;
-    let changes = changes(session, create, &name, &options, &compiled)?;
+    let (pipeline, depends_on) = definition(session, create, &name, &options, &compiled)?;
+    let object = Object::Pipeline(pipeline);
+    let mut changes = vec![Change::Create {
+        object: NewObject { object, depends_on },
+        if_not_exists: create.if_not_exists,
+        or_replace: false,
+    }];
+    changes.extend(inferred_sinks(&compiled));
     tell_notices(session, &compiled);
     let outcome = session.apply(changes).await?;
     respond(session, create, &name, &options, &outcome).await
@@ -67,9 +81,11 @@ pub(crate) async fn warn_of_missing_input(session: &mut Session, graph: &JobGrap
 }
 
 /// A sink begins with an empty file: what somebody else may have written there is only overwritten when the table says so.
-pub(crate) fn refuse_to_destroy(compiled: &Compiled) -> Result<()> {
+/// `is_fresh`: whether the sink at this node may find what somebody else has written.
+pub(crate) fn refuse_to_destroy(compiled: &Compiled, is_fresh: impl Fn(&GraphNode) -> bool) -> Result<()> {
     for node in &compiled.graph.nodes {
         if let OperatorSpec::Sink(sink) = &node.operator
+            && is_fresh(node)
             && let Some(path) = sink.table.would_destroy()
         {
             return Err(Error::user_with_hint(
@@ -85,13 +101,14 @@ pub(crate) fn refuse_to_destroy(compiled: &Compiled) -> Result<()> {
     Ok(())
 }
 
-fn changes(
+/// The pipeline as the catalog keeps it, and what it depends on.
+pub(crate) fn definition(
     session: &Session,
     create: &CreatePipeline,
     name: &QualifiedName,
     options: &PipelineOptions,
     compiled: &Compiled,
-) -> Result<Vec<Change>> {
+) -> Result<(Pipeline, Vec<Oid>)> {
     let mut pipeline = new_pipeline(session, name, create.body.text.clone());
     pipeline.options = options.kept.clone();
     keep_session_options(session, &mut pipeline.options);
@@ -104,46 +121,11 @@ fn changes(
     pipeline.key_groups = options.key_groups;
     let mut depends_on = compiled.depends_on.clone();
     depends_on.retain(|oid| *oid != Oid(0));
-    let mut changes = Vec::new();
-    if create.or_replace {
-        changes.extend(replaced(session, name)?);
-    }
-    let object = NewObject {
-        object: Object::Pipeline(pipeline),
-        depends_on,
-    };
-    changes.push(Change::Create {
-        object,
-        if_not_exists: create.if_not_exists,
-        or_replace: false,
-    });
-    changes.extend(inferred_sinks(compiled));
-    Ok(changes)
-}
-
-/// A replaced pipeline starts over: its state answers another question. It is dropped and created in one transaction, which
-/// is refused when something depends on it.
-fn replaced(session: &Session, name: &QualifiedName) -> Result<Option<Change>> {
-    let snapshot = session.snapshot();
-    let Some(found) = snapshot.resolve_relation(name, &[]) else {
-        return Ok(None);
-    };
-    if found.kind() != ObjectKind::Pipeline {
-        return Err(Error::WrongKind {
-            name: name.name.clone(),
-            expected: "pipeline",
-            hint: None,
-        });
-    }
-    Ok(Some(Change::Drop {
-        targets: vec![(ObjectKind::Pipeline, name.clone())],
-        if_exists: true,
-        cascade: false,
-    }))
+    Ok((pipeline, depends_on))
 }
 
 /// Sinks that had no columns have those of the query from now on.
-fn inferred_sinks(compiled: &Compiled) -> impl Iterator<Item = Change> + '_ {
+pub(crate) fn inferred_sinks(compiled: &Compiled) -> impl Iterator<Item = Change> + '_ {
     compiled
         .inferred_sinks
         .iter()
@@ -169,6 +151,7 @@ pub(crate) fn new_pipeline(session: &Session, name: &QualifiedName, query: Strin
         desired_running: true,
         key_groups: KEY_GROUPS_DEFAULT,
         search_path: session.search_path(),
+        counts_after: Default::default(),
     }
 }
 
@@ -223,7 +206,7 @@ pub(crate) fn tell_started(session: &mut Session, name: &str, outcome: &Outcome)
     }
 }
 
-async fn respond(
+pub(crate) async fn respond(
     session: &mut Session,
     create: &CreatePipeline,
     name: &QualifiedName,

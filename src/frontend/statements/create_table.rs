@@ -341,7 +341,7 @@ async fn create_fed(
     };
     let settings = session.planner_settings();
     let compiled = crate::planner::compile(&body, Target::Validate, &snapshot, &settings)?;
-    create_pipeline::refuse_to_destroy(&compiled)?;
+    create_pipeline::refuse_to_destroy(&compiled, |_| true)?;
     if let Some(sink) = compiled.inferred_sinks.iter().find(|sink| sink.table == Oid(0)) {
         table.columns.clone_from(&sink.columns);
     }

@@ -12,7 +12,7 @@ use crate::frontend::session::Session;
 use crate::frontend::sql::identifier::fold;
 use crate::frontend::sql::placeholders;
 use crate::frontend::sql::statement::{Explain, ParsedStatement, Show, Statement};
-use crate::frontend::statements::{dml, explain, query, show, show_create, subscribe};
+use crate::frontend::statements::{dml, explain, query, replace_pipeline, show, show_create, subscribe};
 use crate::types::SqlType;
 
 pub fn describe(session: &Session, name: &QualifiedName) -> Result<Response> {
@@ -232,6 +232,7 @@ fn columns_of(session: &Session, parsed: &ParsedStatement) -> Result<Option<Sche
         Statement::Sql(tree) => dml::describe::change_columns(session, tree, &parsed.source)?,
         Statement::Explain(Explain { .. }) => Some(explain::schema()),
         Statement::ExplainAnalyzePipeline { .. } => Some(explain::analyze_schema()),
+        Statement::ExplainReplace(_) => Some(replace_pipeline::schema()),
         Statement::Subscribe(subscription) => Some(subscribe::columns(session, subscription, &parsed.source)?),
         Statement::Fetch(fetch) => {
             if fetch.discard {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
 
+use crate::catalog::objects::Pipeline;
 use crate::catalog::snapshot::QualifiedName;
 use crate::engine::coordinator::JobStatus;
 use crate::error::{Report, SqlState};
@@ -30,7 +31,7 @@ pub(crate) fn schema() -> SchemaRef {
 
 pub async fn explain(session: &mut Session, explain: &Explain) -> Result<Response> {
     let text = match &explain.target {
-        ExplainTarget::Pipeline(name) => stage_text(&compiled_pipeline(session, name)?, explain)?,
+        ExplainTarget::Pipeline(name) => stage_text(&compiled_pipeline(session, &session.pipeline(name)?)?, explain)?,
         ExplainTarget::Body(body) => explain_body(session, body, explain).await?,
     };
     let rows: Vec<Vec<Option<String>>> = match explain.format {
@@ -45,14 +46,14 @@ pub async fn explain(session: &mut Session, explain: &Explain) -> Result<Respons
     )?)
 }
 
-fn compiled_pipeline(session: &Session, name: &QualifiedName) -> Result<Compiled> {
-    let pipeline = session.pipeline(name)?;
+/// A pipeline of the catalog as it would run.
+pub(crate) fn compiled_pipeline(session: &Session, pipeline: &Pipeline) -> Result<Compiled> {
     let compiler = SqlPipelineCompiler::new(
         Environment::clone(&session.server.environment),
         session.server.tables.clone(),
     );
     let settings = session.server.coordinator.settings(&pipeline.options)?;
-    compile_pipeline(&compiler, &pipeline, settings.parallelism, &session.snapshot())
+    compile_pipeline(&compiler, pipeline, settings.parallelism, &session.snapshot())
 }
 
 async fn explain_body(session: &mut Session, body: &BodyText, explain: &Explain) -> Result<String> {

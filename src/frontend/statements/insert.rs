@@ -49,7 +49,7 @@ pub async fn insert(session: &mut Session, insert: &InsertText, source: &str) ->
         }
     }
     let compiled = crate::planner::compile(&body, Target::Validate, &snapshot, &session.planner_settings())?;
-    refuse_to_destroy(&compiled)?;
+    refuse_to_destroy(&compiled, |_| true)?;
     warn_of_missing_input(session, &compiled.graph).await;
     tell_notices(session, &compiled);
     session.tell(what_it_does(compiled.unbounded));

@@ -18,6 +18,7 @@ pub mod pipelines;
 pub mod prepared;
 pub mod query;
 pub mod query_kind;
+pub mod replace_pipeline;
 pub mod secrets;
 pub mod settings;
 pub mod show;
@@ -73,6 +74,7 @@ pub(crate) async fn execute(
         Statement::Show(show) => show::show(session, show).await,
         Statement::Explain(explain) => explain::explain(session, explain).await,
         Statement::ExplainAnalyzePipeline { name } => explain::analyze_pipeline(session, name),
+        Statement::ExplainReplace(create) => replace_pipeline::explain(session, create).await,
         Statement::Query(query) => query::select(session, query, source, parameters).await,
         Statement::Insert(insert) => insert::insert(session, insert, source).await,
         Statement::Subscribe(subscribe) => subscribe::subscribe(session, subscribe, source).await,

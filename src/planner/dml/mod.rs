@@ -43,6 +43,7 @@ pub fn job_graph(table: &Table, tables: &InternalTables) -> Result<JobGraph> {
     let source = GraphNode {
         // Nothing else is in the graph, so the names need not say what the operators do.
         id: OperatorId("table_changes".to_owned()),
+        lineage: String::new(),
         description: qualified(table),
         operator: OperatorSpec::Source(SourceSpec {
             table_name: qualified(table),
@@ -58,6 +59,7 @@ pub fn job_graph(table: &Table, tables: &InternalTables) -> Result<JobGraph> {
     };
     let kept = GraphNode {
         id: OperatorId("table_rows".to_owned()),
+        lineage: String::new(),
         description: format!("key=[{}]", table.primary_key.join(", ")),
         operator: OperatorSpec::Materialize(MaterializeSpec {
             pipeline: table.header.oid,

@@ -238,6 +238,7 @@ pub fn objects() -> Vec<Object> {
         desired_running: true,
         key_groups: 1024,
         search_path: vec!["public".into()],
+        counts_after: Default::default(),
     });
     vec![
         schema,

@@ -73,6 +73,7 @@ async fn checkpoint(
         key_groups,
         kind: CheckpointKind::Checkpoint,
         created_at_micros: 0,
+        lineages: Default::default(),
     };
     write_checkpoint(storage, PIPELINE, header, vec![snapshot])
         .await

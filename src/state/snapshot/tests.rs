@@ -97,6 +97,7 @@ fn header(epoch: u64, parent: Option<&Manifest>) -> CheckpointHeader<'_> {
         key_groups: key_groups(),
         kind: CheckpointKind::Checkpoint,
         created_at_micros: 0,
+        lineages: Default::default(),
     }
 }
 

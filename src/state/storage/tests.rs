@@ -314,6 +314,7 @@ async fn checkpoint(storage: &CheckpointStorage, epoch: u64) -> (Manifest, Strin
         key_groups: KeyGroups::default(),
         kind: CheckpointKind::Checkpoint,
         created_at_micros: 0,
+        lineages: Default::default(),
     };
     write_checkpoint(storage, "p", header, vec![snapshot]).await.unwrap()
 }

@@ -164,6 +164,11 @@ impl ConnectorTable for NexmarkTable {
         DeliveryGuarantee::ExactlyOnce
     }
 
+    fn cannot_replay(&self) -> Option<String> {
+        let begins_now = self.base_micros.is_none();
+        begins_now.then(|| "its events begin at the time of the start (base_time = 'now')".into())
+    }
+
     fn open_source(&self, context: SourceContext) -> Result<Box<dyn Source>> {
         source::open(self, context)
     }

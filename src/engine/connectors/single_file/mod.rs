@@ -157,6 +157,10 @@ impl ConnectorTable for SingleFileTable {
         (!self.declared_sink && has_content()).then(|| self.path.display().to_string())
     }
 
+    fn sink_begins_anew(&self) -> bool {
+        true
+    }
+
     fn lookup_options(&self) -> Option<LookupOptions> {
         Some(self.lookup)
     }

@@ -23,6 +23,7 @@ use crate::engine::connectors::{
     Committer, ConnectorTable, DeliveryGuarantee, Direction, Prepared, Sink, SinkContext, Source, SourceContext,
     SourcePoll, SplitOffset,
 };
+use crate::engine::coordinator::replace::Replacement;
 use crate::engine::coordinator::settings::PipelineSettings;
 use crate::engine::coordinator::{Coordinator, CoordinatorParts, PipelineCompiler, StartRequest, WaitFor};
 use crate::engine::dead_letters::DeadLetters;
@@ -426,8 +427,14 @@ impl GraphBuilder {
         inputs: &[(usize, Exchange)],
         output: StreamShape,
     ) -> usize {
+        let fed_by: Vec<&str> = inputs
+            .iter()
+            .map(|(from, _)| self.nodes[*from].lineage.as_str())
+            .collect();
+        let lineage = format!("{id}({})", fed_by.join(", "));
         self.nodes.push(GraphNode {
             id: OperatorId(id.into()),
+            lineage,
             description: id.into(),
             operator,
             parallelism: self.parallelism,
@@ -522,16 +529,23 @@ pub fn expected_counts(table: &NumberTable) -> BTreeMap<(i64, i64), i64> {
 
 type MakeGraph = Arc<dyn Fn(u32) -> JobGraph + Send + Sync>;
 
-struct Compiler(Mutex<MakeGraph>);
+struct Compiler {
+    any: Mutex<MakeGraph>,
+    /// By the text of the query.
+    defined: Mutex<BTreeMap<String, MakeGraph>>,
+}
 
 impl PipelineCompiler for Compiler {
     fn compile(
         &self,
-        _pipeline: &Pipeline,
+        pipeline: &Pipeline,
         parallelism: u32,
         _snapshot: &CatalogSnapshot,
     ) -> std::result::Result<JobGraph, ErrorReport> {
-        Ok(self.0.lock().unwrap()(parallelism))
+        match self.defined.lock().unwrap().get(&pipeline.query) {
+            Some(graph) => Ok(graph(parallelism)),
+            None => Ok(self.any.lock().unwrap()(parallelism)),
+        }
     }
 }
 
@@ -596,7 +610,10 @@ impl Server {
             .block_on(Catalog::open(store, secrets, Arc::new(SystemClock)))
             .unwrap();
         let worker = Arc::new(Worker::start(2, false).unwrap());
-        let compiler = Arc::new(Compiler(Mutex::new(Arc::new(graph))));
+        let compiler = Arc::new(Compiler {
+            any: Mutex::new(Arc::new(graph)),
+            defined: Mutex::default(),
+        });
         let coordinator = Coordinator::new(CoordinatorParts {
             catalog: catalog.clone(),
             storage: world.storage.clone(),
@@ -628,7 +645,47 @@ impl Server {
     }
 
     pub fn set_graph(&self, graph: impl Fn(u32) -> JobGraph + Send + Sync + 'static) {
-        *self.compiler.0.lock().unwrap() = Arc::new(graph);
+        *self.compiler.any.lock().unwrap() = Arc::new(graph);
+    }
+
+    /// What pipelines with this query run.
+    pub fn define(&self, query: &str, graph: impl Fn(u32) -> JobGraph + Send + Sync + 'static) {
+        self.compiler
+            .defined
+            .lock()
+            .unwrap()
+            .insert(query.into(), Arc::new(graph));
+    }
+
+    /// The definition that CREATE OR REPLACE gives a pipeline.
+    pub fn replacement(&self, pipeline: Oid, query: &str) -> Replacement {
+        let snapshot = self.catalog.snapshot();
+        let Some(Object::Pipeline(old)) = snapshot.get(pipeline) else {
+            panic!("it is gone");
+        };
+        let new = Pipeline {
+            query: query.into(),
+            desired_running: true,
+            ..old.clone()
+        };
+        Replacement {
+            graph: self.compiler.compile(&new, 2, &snapshot).unwrap(),
+            seen_at_micros: new.header.updated_at_micros,
+            pipeline: new,
+            depends_on: Vec::new(),
+            also: Vec::new(),
+            anyway: false,
+        }
+    }
+
+    pub fn replace(&self, pipeline: Oid, query: &str) -> Result<()> {
+        let replacement = self.replacement(pipeline, query);
+        self.block_on(self.coordinator.replace(replacement)).map(|_| ())
+    }
+
+    /// Does it beside the test.
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        drop(self.runtime.as_ref().unwrap().spawn(future));
     }
 
     pub fn create_pipeline(&self, name: &str, options: &[(&str, &str)]) -> Oid {
@@ -653,6 +710,7 @@ impl Server {
             desired_running: false,
             key_groups: KEY_GROUPS_DEFAULT,
             search_path: vec!["public".into()],
+            counts_after: Default::default(),
         };
         let change = Change::Create {
             object: NewObject {

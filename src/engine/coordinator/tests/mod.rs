@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod evolution;
 mod exactly_once;
 mod kit;
 mod life;
+mod replace;
 mod shaky;
 mod trouble;

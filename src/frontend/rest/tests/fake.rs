@@ -151,6 +151,7 @@ impl FakeBackend {
             desired_running: false,
             key_groups: 1024,
             search_path: Vec::new(),
+            counts_after: Default::default(),
         };
         self.create(Object::Pipeline(pipeline), Vec::new()).await
     }
