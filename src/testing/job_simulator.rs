@@ -8,7 +8,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -148,9 +148,29 @@ pub(crate) struct SavedCheckpoint {
     watermarks: BTreeMap<OperatorId, Option<i64>>,
     /// By operator, the splits' names and offsets.
     pub offsets: BTreeMap<OperatorId, Vec<(String, String)>>,
+    /// Those that put out what they hold once more.
+    repeats: BTreeSet<OperatorId>,
 }
 
 impl SavedCheckpoint {
+    /// What another query goes on with; by operator, whether it repeats what it holds.
+    pub fn part(&self, used: &BTreeMap<OperatorId, bool>) -> SavedCheckpoint {
+        let mut part = SavedCheckpoint {
+            epoch: self.epoch,
+            states: self.states.clone(),
+            watermarks: self.watermarks.clone(),
+            offsets: BTreeMap::new(),
+            repeats: used
+                .iter()
+                .filter(|(_, again)| **again)
+                .map(|(id, _)| id.clone())
+                .collect(),
+        };
+        part.states.retain(|id, _| used.contains_key(id));
+        part.watermarks.retain(|id, _| used.contains_key(id));
+        part
+    }
+
     fn of(epoch: u64, parent: &SavedCheckpoint, parts: Vec<OperatorPart>) -> SavedCheckpoint {
         let mut saved = SavedCheckpoint {
             epoch,
@@ -214,6 +234,9 @@ impl RestorePoint for Restored {
     fn watermark(&self, operator: &OperatorId) -> Option<i64> {
         self.0.watermarks.get(operator).copied().flatten()
     }
+    fn repeats(&self, operator: &OperatorId) -> bool {
+        self.0.repeats.contains(operator)
+    }
 }
 
 struct OwnedReader {
@@ -254,10 +277,21 @@ pub(crate) fn simulate(
     seed: u64,
     runtime: &tokio::runtime::Handle,
 ) -> Result<Finished, ErrorReport> {
+    simulate_from(SavedCheckpoint::default(), compile, adversity, seed, runtime)
+}
+
+/// The same of a job that begins with a checkpoint.
+pub(crate) fn simulate_from(
+    first: SavedCheckpoint,
+    compile: &dyn Fn(u32) -> Result<JobGraph, ErrorReport>,
+    adversity: Adversity,
+    seed: u64,
+    runtime: &tokio::runtime::Handle,
+) -> Result<Finished, ErrorReport> {
     let mut random = StdRng::seed_from_u64(seed);
     let results = Results::default();
     let log = Arc::new(Mutex::new(ChangeLog::default()));
-    let mut checkpoints = vec![Arc::new(SavedCheckpoint::default())];
+    let mut checkpoints = vec![Arc::new(first)];
     let mut crashes_left = adversity.crashes;
     let mut runs = Vec::new();
     loop {

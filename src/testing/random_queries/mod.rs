@@ -3,7 +3,7 @@
 //!
 //! A seed gives tables, rows, a query and a run of its job; see `grammar` for the queries and `job_simulator` for the runs. Checked:
 //! the kept result at the end and, for queries without windows, at a checkpoint on the way; that no row is taken away more often than
-//! it came; that no row is late. A query that the planner refuses with 0A000 is not an error, but few may be.
+//! it came; that no row is late; that a query which takes the place of another on the way ends as if it had always been there. A query that the planner refuses with 0A000 is not an error, but few may be.
 //!
 //! `LAMINAR_RANDOM_QUERIES` says how many, `LAMINAR_RANDOM_QUERY_SEED` repeats one; with both, so many from that seed on.
 //!
@@ -22,6 +22,7 @@ mod joins;
 pub(crate) mod oracle;
 mod over;
 mod ranks;
+mod replaced;
 mod windows;
 
 use std::cell::RefCell;
@@ -180,6 +181,7 @@ impl Case {
         {
             problems.extend(self.check_prefix(checkpoint, &finished, &rows, runtime));
         }
+        problems.extend(replaced::check(self, &finished, &all, runtime));
         match problems.is_empty() {
             true => Verdict::Equal(expected.iter().map(RecordBatch::num_rows).sum()),
             false => Verdict::Different(format!("runs at {:?}\n{}", finished.runs, problems.join("\n"))),
