@@ -23,6 +23,8 @@ mod materialize;
 mod over;
 mod partial_aggregate;
 mod project;
+pub(crate) mod row_order;
+pub(crate) mod row_store;
 mod session_aggregate;
 mod slice_blocks;
 pub(crate) mod top_n;
