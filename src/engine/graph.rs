@@ -12,6 +12,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
+use crate::engine::asof_spec::AsofJoinSpec;
 use crate::engine::connectors::ConnectorTable;
 use crate::engine::join_spec::JoinSpec;
 use crate::engine::over_spec::OverSpec;
@@ -83,6 +84,7 @@ pub enum OperatorSpec {
     Unnest(UnnestSpec),
     Union,
     Join(Box<JoinSpec>),
+    AsofJoin(Box<AsofJoinSpec>),
     TopN(TopNSpec),
     WindowAggregate(WindowAggregateSpec),
     UpdatingAggregate(AggregateSpec),
@@ -268,6 +270,11 @@ pub enum SinkChangelog {
 }
 
 impl OperatorSpec {
+    /// Left and right, which may be the same node.
+    pub fn has_two_inputs(&self) -> bool {
+        matches!(self, OperatorSpec::Join(_) | OperatorSpec::AsofJoin(_))
+    }
+
     /// The word that EXPLAIN and metrics use.
     pub fn name(&self) -> &'static str {
         match self {
@@ -278,6 +285,7 @@ impl OperatorSpec {
             OperatorSpec::Unnest(_) => "unnest",
             OperatorSpec::Union => "union",
             OperatorSpec::Join(spec) => spec.name(),
+            OperatorSpec::AsofJoin(spec) => spec.name(),
             OperatorSpec::TopN(_) => "top_n",
             OperatorSpec::WindowAggregate(_) => "window_aggregate",
             OperatorSpec::UpdatingAggregate(_) => "updating_aggregate",

@@ -222,7 +222,7 @@ fn keeps_state(node: &GraphNode) -> bool {
         OperatorSpec::Source(_) | OperatorSpec::Values(_) | OperatorSpec::Sink(_) | OperatorSpec::Materialize(_) => {
             true
         }
-        OperatorSpec::Join(_) | OperatorSpec::TopN(_) | OperatorSpec::Over(_) => true,
+        OperatorSpec::Join(_) | OperatorSpec::AsofJoin(_) | OperatorSpec::TopN(_) | OperatorSpec::Over(_) => true,
         OperatorSpec::UpdatingAggregate(spec) => spec.phase != AggregatePhase::Partial,
         OperatorSpec::WindowAggregate(spec) => spec.aggregate.phase != AggregatePhase::Partial,
         OperatorSpec::Filter { .. }

@@ -67,6 +67,18 @@ impl GroupKeys {
         }
     }
 
+    /// The group of each row; nothing is added.
+    pub fn lookup(&self, columns: &[ArrayRef], hashes: &[u64]) -> Vec<Option<u32>> {
+        match &self.table {
+            Some(table) => {
+                let mut groups = Vec::with_capacity(hashes.len());
+                table.lookup(columns, hashes, &mut groups);
+                groups
+            }
+            None => vec![self.only_group_exists.then_some(0); hashes.len()],
+        }
+    }
+
     /// Groups that exist.
     pub fn len(&self) -> usize {
         match &self.table {

@@ -2,7 +2,7 @@
 //!
 //! [`build`] makes the operator of a graph node. Stateless: `filter`, `project`, `unnest`, `union`. Aggregation:
 //! `updating_aggregate`, `window_aggregate`, `session_aggregate`, and before an exchange `partial_aggregate`, all on a `group_table` (keys to
-//! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `join` has two inputs. `top_n` keeps the first rows by rank. `over`
+//! dense numbers, [`accumulators`] by number) that `group_state` writes and reads. `join` and `asof` have two inputs. `top_n` keeps the first rows by rank. `over`
 //! computes window functions in order of event time. `materialize` keeps a result readable.
 //!
 //! Rules that hold for all: hashes of the last exchange are never passed on (`keys` says why); a chunk put out has
@@ -10,6 +10,7 @@
 
 pub mod accumulators;
 mod aggregates;
+mod asof;
 pub(crate) mod bits;
 pub(crate) mod changes;
 mod closed_upto;
@@ -113,6 +114,7 @@ pub fn build(
             }
         }
         OperatorSpec::Join(spec) => Box::new(join::Join::new(spec, output, context)?),
+        OperatorSpec::AsofJoin(spec) => Box::new(asof::AsofJoin::new(spec, output, context)?),
         OperatorSpec::TopN(spec) => Box::new(top_n::TopN::new(spec, input_schema(input)?, schema, context)?),
         OperatorSpec::Materialize(spec) => Box::new(materialize::Materialize::new(spec, schema, context)?),
         OperatorSpec::Source(_)
