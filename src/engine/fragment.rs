@@ -178,9 +178,9 @@ fn check_node(graph: &JobGraph, index: usize, node: &GraphNode) -> Result<(), Er
         0 if !is_input => return wrong("has no input".into()),
         0 => {}
         _ if is_input => return wrong("has an input".into()),
-        1 if matches!(node.operator, OperatorSpec::Join(_)) => return wrong("has one input".into()),
+        1 if node.operator.has_two_inputs() => return wrong("has one input".into()),
         1 => {}
-        2 if matches!(node.operator, OperatorSpec::Join(_)) => {}
+        2 if node.operator.has_two_inputs() => {}
         _ if !matches!(node.operator, OperatorSpec::Union) => return wrong("has several inputs".into()),
         _ => {}
     }

@@ -12,6 +12,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
+use crate::engine::asof_spec::AsofJoinSpec;
 use crate::engine::connectors::ConnectorTable;
 use crate::engine::join_spec::JoinSpec;
 use crate::engine::lookup_join_spec::LookupJoinSpec;
@@ -90,6 +91,7 @@ pub enum OperatorSpec {
     UpsertNormalise(UpsertNormaliseSpec),
     Join(Box<JoinSpec>),
     LookupJoin(Box<LookupJoinSpec>),
+    AsofJoin(Box<AsofJoinSpec>),
     TopN(TopNSpec),
     WindowAggregate(WindowAggregateSpec),
     UpdatingAggregate(AggregateSpec),
@@ -294,6 +296,7 @@ impl OperatorSpec {
             | OperatorSpec::Sink(_)
             | OperatorSpec::Materialize(_)
             | OperatorSpec::Join(_)
+            | OperatorSpec::AsofJoin(_)
             | OperatorSpec::TopN(_)
             | OperatorSpec::Over(_)
             | OperatorSpec::UpsertNormalise(_) => true,
@@ -308,6 +311,11 @@ impl OperatorSpec {
         }
     }
 
+    /// Left and right, which may be the same node.
+    pub fn has_two_inputs(&self) -> bool {
+        matches!(self, OperatorSpec::Join(_) | OperatorSpec::AsofJoin(_))
+    }
+
     /// The word that EXPLAIN and metrics use.
     pub fn name(&self) -> &'static str {
         match self {
@@ -320,6 +328,7 @@ impl OperatorSpec {
             OperatorSpec::UpsertNormalise(_) => "upsert_normalise",
             OperatorSpec::Join(spec) => spec.name(),
             OperatorSpec::LookupJoin(_) => "lookup_join",
+            OperatorSpec::AsofJoin(spec) => spec.name(),
             OperatorSpec::TopN(_) => "top_n",
             OperatorSpec::WindowAggregate(_) => "window_aggregate",
             OperatorSpec::UpdatingAggregate(_) => "updating_aggregate",

@@ -6,6 +6,7 @@
 //!
 //! Knows no SQL and no client protocol. Only [`coordinator`] imports the catalog.
 
+pub mod asof_spec;
 pub mod client_tail;
 pub mod connectors;
 pub mod coordinator;

@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, TokenizerError};
 
 use crate::error::{ErrorReport, SqlState};
+use crate::planner::asof_tokens;
 use crate::planner::error::{Error, Result};
 
 /// Nesting that is read before giving up.
@@ -48,13 +49,14 @@ pub fn parse_expression(text: &str) -> Result<Expr> {
 fn tokens(text: &str) -> Result<Vec<TokenWithSpan>, TokenizerError> {
     let mut tokens = Vec::new();
     Tokenizer::new(&QueryDialect, text).tokenize_with_location_into_buf_with_mapper(&mut tokens, as_postgres)?;
+    asof_tokens::respell(&mut tokens);
     Ok(tokens)
 }
 
-/// The token as Postgres has it: `top` is a name there, which the parser would read as the beginning of `TOP n`.
+/// The token as Postgres has it: `top` is a name there, which the parser would read as the beginning of `TOP n`; so is `global`.
 pub fn as_postgres(mut token: TokenWithSpan) -> TokenWithSpan {
     if let Token::Word(word) = &mut token.token
-        && word.keyword == Keyword::TOP
+        && matches!(word.keyword, Keyword::TOP | Keyword::GLOBAL)
     {
         word.keyword = Keyword::NoKeyword;
     }

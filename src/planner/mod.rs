@@ -9,6 +9,7 @@
 //!
 //! One-shot SELECT takes another way after binding: [`batch`]. So do statements that change internal tables: [`dml`].
 
+pub mod asof_tokens;
 pub mod assignment;
 pub mod batch;
 pub mod bind;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod asof;
 pub mod catalog;
 mod joins;
 mod top_n;

@@ -18,7 +18,8 @@ use crate::testing::memory_state::{MemoryState, snapshot_context};
 use crate::testing::operator_harness::{chunk_of, describe};
 
 pub(crate) struct JoinHarness {
-    spec: JoinSpec,
+    spec: OperatorSpec,
+    inputs: [SchemaRef; 2],
     output: StreamShape,
     context: BuildContext,
     /// The input columns that hold event time, in microseconds.
@@ -33,10 +34,23 @@ pub(crate) struct JoinHarness {
 impl JoinHarness {
     pub fn new(spec: JoinSpec, event_time: Option<usize>, context: BuildContext) -> JoinHarness {
         let output = output_shape(&spec, event_time.is_some());
+        let inputs = spec.inputs.each_ref().map(|input| Arc::clone(&input.schema));
+        JoinHarness::of(OperatorSpec::Join(Box::new(spec)), inputs, output, event_time, context)
+    }
+
+    /// Of any operator with a left and a right input.
+    pub fn of(
+        spec: OperatorSpec,
+        inputs: [SchemaRef; 2],
+        output: StreamShape,
+        event_time: Option<usize>,
+        context: BuildContext,
+    ) -> JoinHarness {
         let state = MemoryState::default();
         JoinHarness {
-            operator: start_join(&spec, &output, &context, &state),
+            operator: start(&spec, &output, &context, &state),
             spec,
+            inputs,
             output,
             context,
             event_time,
@@ -63,8 +77,7 @@ impl JoinHarness {
                 _ => None,
             };
             if of != Some(side) && !rows.is_empty() {
-                let schema = &self.spec.inputs[side.index()].schema;
-                let chunk = chunk_of(schema, &std::mem::take(&mut rows), self.event_time);
+                let chunk = chunk_of(&self.inputs[side.index()], &std::mem::take(&mut rows), self.event_time);
                 self.steps += feed(self.operator.as_mut(), side, chunk, &mut output);
             }
             match of {
@@ -104,7 +117,7 @@ impl JoinHarness {
                 Ok(())
             }
             "R" => {
-                self.operator = start_join(&self.spec, &self.output, &self.context, &self.state);
+                self.operator = start(&self.spec, &self.output, &self.context, &self.state);
                 Ok(())
             }
             // One input ends: `X L`.
@@ -134,8 +147,16 @@ pub(crate) fn start_join(
     context: &BuildContext,
     state: &MemoryState,
 ) -> Box<dyn Operator> {
-    let spec = OperatorSpec::Join(Box::new(spec.clone()));
-    let mut operator = build(&spec, None, output, context).expect("the operator can be built");
+    start(&OperatorSpec::Join(Box::new(spec.clone())), output, context, state)
+}
+
+pub(crate) fn start(
+    spec: &OperatorSpec,
+    output: &StreamShape,
+    context: &BuildContext,
+    state: &MemoryState,
+) -> Box<dyn Operator> {
+    let mut operator = build(spec, None, output, context).expect("the operator can be built");
     operator
         .restore(&state.reader(context.subtask.0, context.parallelism))
         .expect("the state can be read");

@@ -1,6 +1,7 @@
 //! What tests share: systems outside that they start for themselves, rows written as text, memory in place of stores.
 
 pub(crate) mod aggregate_specs;
+pub(crate) mod asof_specs;
 pub(crate) mod job_simulator;
 pub(crate) mod join_harness;
 pub(crate) mod memory_state;

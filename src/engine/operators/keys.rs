@@ -67,7 +67,7 @@ impl GroupKeys {
         }
     }
 
-    /// The group of each row, where the key has been seen.
+    /// The group of each row; nothing is added.
     pub fn lookup(&self, columns: &[ArrayRef], hashes: &[u64]) -> Vec<Option<u32>> {
         match &self.table {
             Some(table) => {

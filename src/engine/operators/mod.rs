@@ -3,7 +3,7 @@
 //! [`build`] makes the operator of a graph node. Stateless: `filter`, `project`, `unnest`, `union`. Aggregation:
 //! `updating_aggregate`, `window_aggregate`, `session_aggregate`, and before an exchange `partial_aggregate`, all on a `group_table` (keys to
 //! dense numbers, [`accumulators`] by number) that `group_state` writes and reads; `allowed_lateness` says how long windows
-//! take late rows. `join` has two inputs, `lookup_join` one and a system outside.
+//! take late rows. `join` and `asof` have two inputs, `lookup_join` one and a system outside.
 //! `top_n` keeps the first rows by rank. `over` computes window functions in order of event time. `upsert_normalise` makes changes
 //! out of rows that replace each other. `materialize` keeps a result readable.
 //!
@@ -13,6 +13,7 @@
 pub mod accumulators;
 mod aggregates;
 mod allowed_lateness;
+mod asof;
 pub(crate) mod bits;
 pub(crate) mod changes;
 mod closed_upto;
@@ -28,6 +29,8 @@ pub(crate) mod net_rows;
 mod over;
 mod partial_aggregate;
 mod project;
+pub(crate) mod row_order;
+pub(crate) mod row_store;
 mod session_aggregate;
 mod slice_blocks;
 pub(crate) mod top_n;
@@ -124,6 +127,7 @@ pub fn build(
         }
         OperatorSpec::Join(spec) => Box::new(join::Join::new(spec, output, context)?),
         OperatorSpec::LookupJoin(spec) => Box::new(lookup_join::LookupJoin::new(spec, output, context)?),
+        OperatorSpec::AsofJoin(spec) => Box::new(asof::AsofJoin::new(spec, output, context)?),
         OperatorSpec::TopN(spec) => Box::new(top_n::TopN::new(spec, input_schema(input)?, schema, context)?),
         OperatorSpec::Materialize(spec) => Box::new(materialize::Materialize::new(spec, schema, context)?),
         OperatorSpec::Source(_)

@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 use crate::frontend::error::{Error, Result};
+use crate::planner::asof_tokens;
 use crate::planner::dialect::{QueryDialect, as_postgres};
 
 /// The longest text of one request.
@@ -52,6 +53,7 @@ impl<'a> Tokens<'a> {
         if let Err(error) = outcome {
             return Err(lexical_error(source, &error.message, places.byte_at(error.location)));
         }
+        asof_tokens::respell(&mut raw);
         let mut list = Vec::with_capacity(raw.len() / 2 + 1);
         for token in raw {
             let start = places.byte_at(token.span.start);

@@ -5,6 +5,7 @@
 //! correlated subqueries that only evaluation row by row can answer, see [`correlated`]).
 
 mod analyze;
+mod asof;
 mod classify;
 mod correlated;
 mod execute;
@@ -123,7 +124,10 @@ fn bind(
         .sql_to_rel()
         .sql_statement_to_plan_with_context(Statement::Query(Box::new(query)), &mut context)
         .map_err(|error| source.error(error))?;
-    analyze::settle(plan).map_err(|error| source.error(error))
+    let joined = rewrites::asof::rewrite(plan)?;
+    analyze::settle(joined)
+        .and_then(asof::expand)
+        .map_err(|error| source.error(error))
 }
 
 /// The plan with its types settled: those of UNION, CASE and the like are not known before. What cannot be settled the

@@ -41,6 +41,11 @@ fn is_now(moment: &Expr) -> bool {
     }
 }
 
+/// Whether it is that of now, marked or not.
+pub fn is_of_now(version: &TableVersion) -> bool {
+    matches!(version, TableVersion::ForSystemTimeAsOf(moment) if is_now(moment) || is_marked(moment))
+}
+
 fn is_marked(moment: &Expr) -> bool {
     matches!(moment, Expr::Value(value) if value.value == Value::SingleQuotedString(NOW.to_owned()))
 }

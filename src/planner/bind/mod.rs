@@ -3,6 +3,7 @@
 //! Views are planned where they are used, with the search path of who created them. Connected tables become
 //! [`tables::StreamTable`]s; what a one-shot SELECT can read comes from [`BatchRelations`].
 
+mod asof_joins;
 mod catalog_syntax;
 mod grouping_sets;
 mod lateral_unnest;
@@ -44,7 +45,8 @@ use crate::planner::bind::positions::SourceText;
 use crate::planner::bind::syntax::Purpose;
 use crate::planner::dialect;
 use crate::planner::error::{Error, Result, Undefined};
-use crate::planner::functions::Functions;
+use crate::planner::functions::{Functions, asof};
+use crate::planner::rewrites;
 use crate::planner::settings::Settings;
 
 /// Views that may stand on each other.
@@ -137,9 +139,11 @@ impl<'a> Binder<'a> {
     /// Plans a query that went through [`syntax::prepare`].
     pub fn plan_prepared(&self, mut query: Query, source: SourceText<'_>) -> Result<LogicalPlan> {
         lookup_version::settle(&mut query, self, source)?;
-        self.sql_to_rel()
+        let plan = self
+            .sql_to_rel()
             .sql_statement_to_plan(Statement::Query(Box::new(query)))
-            .map_err(|error| source.error(error))
+            .map_err(|error| source.error(error))?;
+        rewrites::asof::rewrite(plan)
     }
 
     pub fn sql_to_rel(&self) -> SqlToRel<'_, Binder<'a>> {
@@ -283,9 +287,9 @@ impl<'a> Binder<'a> {
             view_depth: self.view_depth + 1,
             shared: Rc::clone(&self.shared),
         };
-        // Positions in the view's text mean nothing to whoever uses the view.
+        // Positions in the view's text mean nothing to whoever uses the view; nodes that know theirs are to have none.
         let plan = dialect::parse_query(&view.query)
-            .and_then(|query| inner.plan(&query, SourceText(&view.query)))
+            .and_then(|query| inner.plan(&query, SourceText("")))
             .map_err(Error::nowhere)?;
         let plan = shown_columns(plan, &view.column_names).map_err(|error| SourceText("").error(error))?;
         Ok(ViewSource {
@@ -466,7 +470,11 @@ impl ContextProvider for Binder<'_> {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.functions.scalar.get(name).map(Arc::clone)
+        self.functions
+            .scalar
+            .get(name)
+            .map(Arc::clone)
+            .or_else(|| asof::mark(name))
     }
 
     fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {

@@ -11,11 +11,12 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     AccessExpr, BinaryOperator, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
     FunctionArguments, Ident, LimitClause, ObjectName, ObjectNamePart, Query, Select, SetExpr, Spanned, TableFactor,
-    Value, VisitMut, VisitorMut,
+    TableWithJoins, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::error::nearest;
+use crate::planner::bind::asof_joins;
 use crate::planner::bind::catalog_syntax;
 use crate::planner::bind::grouping_sets;
 use crate::planner::bind::lateral_unnest;
@@ -26,7 +27,7 @@ use crate::planner::bind::positions::SourceText;
 use crate::planner::bind::using;
 use crate::planner::dialect;
 use crate::planner::error::{Error, Result, Undefined};
-use crate::planner::functions::{Functions, window};
+use crate::planner::functions::{self, Functions, window};
 
 /// Which engine the query is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +106,9 @@ impl VisitorMut for SyntaxPass<'_> {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Box<Error>> {
+        for item in &mut select.from {
+            self.mark_asof_joins(item)?;
+        }
         lateral_unnest::rewrite(select);
         if let Err(error) = grouping_sets::expand(select, self.source) {
             return ControlFlow::Break(Box::new(error));
@@ -120,6 +124,9 @@ impl VisitorMut for SyntaxPass<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Box<Error>> {
+        if let TableFactor::NestedJoin { table_with_joins, .. } = factor {
+            self.mark_asof_joins(table_with_joins)?;
+        }
         strip_catalog_from_table_function(factor);
         lookup_version::mark_now(factor);
         catalog_syntax::rewrite_table_function(factor);
@@ -159,6 +166,13 @@ impl SyntaxPass<'_> {
         ControlFlow::Break(Box::new(
             Error::not_supported(message, hint).at(self.source.position(span)),
         ))
+    }
+
+    fn mark_asof_joins(&self, item: &mut TableWithJoins) -> ControlFlow<Box<Error>> {
+        match asof_joins::rewrite(item, self.source) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(Box::new(error)),
+        }
     }
 
     fn check_query(&self, query: &mut Query) -> ControlFlow<Box<Error>> {
@@ -237,7 +251,8 @@ impl SyntaxPass<'_> {
                 "There are TUMBLE(size), HOP(slide, size) and SESSION(gap).",
             );
         }
-        if self.functions.exists(&name) || matches!(function.args, FunctionArguments::Subquery(_)) {
+        let is_mark = functions::asof::mark(&name).is_some();
+        if is_mark || self.functions.exists(&name) || matches!(function.args, FunctionArguments::Subquery(_)) {
             return ControlFlow::Continue(());
         }
         let known = self.functions.names();

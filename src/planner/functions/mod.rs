@@ -20,6 +20,7 @@ use crate::planner::error::{Error, Undefined};
 use crate::planner::settings::{SessionFacts, Settings};
 
 pub mod arrays;
+pub mod asof;
 mod cast_arguments;
 pub mod catalog;
 pub mod checked_arithmetic;

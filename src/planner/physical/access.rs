@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Column, DFSchema, JoinType, Result};
-use datafusion::logical_expr::{Expr, Join, LogicalPlan, TableScan};
+use datafusion::logical_expr::{Expr, Extension, Join, LogicalPlan, TableScan};
 
+use crate::planner::rewrites::asof_node::AsofJoinNode;
 use crate::planner::rewrites::text_literal;
 use crate::planner::rewrites::top_n_node::TopNNode;
 use crate::planner::rewrites::window_node::WindowAggregateNode;
@@ -112,6 +113,9 @@ fn visit(plan: &LogicalPlan, needed: &Accesses, found: &mut impl FnMut(&TableSca
             }
             Ok(())
         }
+        LogicalPlan::Extension(extension) if extension.node.as_any().is::<AsofJoinNode>() => {
+            visit_asof(extension, needed, found)
+        }
         LogicalPlan::Extension(extension) if extension.node.as_any().is::<WindowAggregateNode>() => {
             for input in extension.node.inputs() {
                 let needed = read_by(extension.node.expressions().iter(), input.schema())?;
@@ -126,6 +130,23 @@ fn visit(plan: &LogicalPlan, needed: &Accesses, found: &mut impl FnMut(&TableSca
             Ok(())
         }
     }
+}
+
+/// What is needed of the columns of both sides, and what keys, times and the condition read.
+fn visit_asof(extension: &Extension, needed: &Accesses, found: &mut impl FnMut(&TableScan, Accesses)) -> Result<()> {
+    let mut first = 0;
+    for input in extension.node.inputs() {
+        let columns = input.schema().fields().len();
+        let mut below = read_by(extension.node.expressions().iter(), input.schema())?;
+        for (&column, access) in needed.range(first..first + columns) {
+            add(&mut below, column - first, access.clone());
+        }
+        // Every column travels with its row.
+        (0..columns).for_each(|column| add(&mut below, column, Access::presence()));
+        visit(input, &below, found)?;
+        first += columns;
+    }
+    Ok(())
 }
 
 /// What is needed of the joined rows, and what the condition reads, side by side.

@@ -32,6 +32,7 @@ use crate::planner::physical::times::Place;
 use crate::planner::physical::{
     Lowering, Stream, TimeFacts, column_index, is_volatile_expression, physical_expression, repeatable,
 };
+use crate::planner::rewrites::join::equality;
 
 /// An equality between an expression over the left and one over the right side.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,7 +49,7 @@ struct Condition {
 }
 
 /// A value that is to be a column, and what to call it.
-type Wanted = (Arc<dyn PhysicalExpr>, String);
+pub(super) type Wanted = (Arc<dyn PhysicalExpr>, String);
 
 /// Both inputs with their keys as columns.
 struct Inputs {
@@ -254,7 +255,7 @@ impl Lowering {
     }
 
     /// The hash of exactly the keys decides where a row is.
-    fn join_edge(&self, stream: &Stream, keys: &[usize]) -> (GraphEdge, u32) {
+    pub(super) fn join_edge(&self, stream: &Stream, keys: &[usize]) -> (GraphEdge, u32) {
         let (edge, parallelism) = self.builder.keyed(stream.node, keys.to_vec());
         let here = self.builder.node(stream.node).parallelism == parallelism;
         if here && stream.partition.as_deref() == Some(keys) && !keys.is_empty() {
@@ -351,34 +352,6 @@ fn is_window(of: &DataType) -> bool {
         _ => Vec::new(),
     };
     !names(of).is_empty() && names(of) == names(&window_type())
-}
-
-/// `left = right`, whichever way round it is written.
-fn equality(expr: &Expr, left: &LogicalPlan, right: &LogicalPlan) -> Option<(Expr, Expr, bool)> {
-    let Expr::BinaryExpr(LogicalBinary {
-        left: one,
-        op,
-        right: other,
-    }) = expr
-    else {
-        return None;
-    };
-    let null_equal = match op {
-        Operator::Eq => false,
-        Operator::IsNotDistinctFrom => true,
-        _ => return None,
-    };
-    let is_over = |expr: &Expr, plan: &LogicalPlan| {
-        let columns = expr.column_refs();
-        !columns.is_empty() && columns.iter().all(|column| plan.schema().has_column(column))
-    };
-    if is_over(one, left) && is_over(other, right) {
-        Some((one.as_ref().clone(), other.as_ref().clone(), null_equal))
-    } else if is_over(one, right) && is_over(other, left) {
-        Some((other.as_ref().clone(), one.as_ref().clone(), null_equal))
-    } else {
-        None
-    }
 }
 
 fn kind_of(join: &Join) -> Result<JoinKind> {
@@ -549,7 +522,11 @@ fn moved(expression: Arc<dyn PhysicalExpr>, to: impl Fn(usize) -> usize) -> Resu
         .map_err(|error| SourceText("").error(error))
 }
 
-fn residual(rest: &[Arc<dyn PhysicalExpr>], split: usize, streams: &[Stream; 2]) -> Result<Option<Residual>> {
+pub(super) fn residual(
+    rest: &[Arc<dyn PhysicalExpr>],
+    split: usize,
+    streams: &[Stream; 2],
+) -> Result<Option<Residual>> {
     let and = |one, other| Arc::new(BinaryExpr::new(one, Operator::And, other)) as Arc<dyn PhysicalExpr>;
     let Some(all) = rest.iter().cloned().reduce(and) else {
         return Ok(None);

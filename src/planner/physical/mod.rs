@@ -5,6 +5,7 @@
 
 mod access;
 mod aggregate;
+mod asof;
 mod grouping_sets;
 mod join;
 mod join_bound;
@@ -35,6 +36,7 @@ use crate::planner::bind::positions::SourceText;
 use crate::planner::compiled::Notice;
 use crate::planner::error::{Error, Result};
 use crate::planner::graph::{GraphBuilder, NewNode, expression_fingerprint};
+use crate::planner::rewrites::asof_node::AsofJoinNode;
 use crate::planner::rewrites::top_n_node::TopNNode;
 use crate::planner::rewrites::window_node::WindowAggregateNode;
 
@@ -108,6 +110,9 @@ impl Lowering {
         }
         if let Some(node) = node.downcast_ref::<TopNNode>() {
             return self.top_n(node);
+        }
+        if let Some(node) = node.downcast_ref::<AsofJoinNode>() {
+            return self.asof_join(node);
         }
         Err(Error::Internal(format!("an unknown node {}", extension.node.name())))
     }

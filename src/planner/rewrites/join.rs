@@ -1,7 +1,7 @@
-//! What is settled about joins before the physical side sees them: every subquery of an expression has become one, or is
-//! refused.
+//! What is settled about joins before the physical side sees them: which terms of the condition are equalities of the sides;
+//! every subquery of an expression has become a join, or is refused.
 
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator};
 
 use crate::planner::bind::positions::SourceText;
 use crate::planner::error::{Error, Result};
@@ -23,4 +23,32 @@ pub fn refuse_leftover_subqueries(plan: &LogicalPlan) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// `left = right`, whichever way round it is written.
+pub fn equality(expr: &Expr, left: &LogicalPlan, right: &LogicalPlan) -> Option<(Expr, Expr, bool)> {
+    let Expr::BinaryExpr(BinaryExpr {
+        left: one,
+        op,
+        right: other,
+    }) = expr
+    else {
+        return None;
+    };
+    let null_equal = match op {
+        Operator::Eq => false,
+        Operator::IsNotDistinctFrom => true,
+        _ => return None,
+    };
+    let is_over = |expr: &Expr, plan: &LogicalPlan| {
+        let columns = expr.column_refs();
+        !columns.is_empty() && columns.iter().all(|column| plan.schema().has_column(column))
+    };
+    if is_over(one, left) && is_over(other, right) {
+        Some((one.as_ref().clone(), other.as_ref().clone(), null_equal))
+    } else if is_over(one, right) && is_over(other, left) {
+        Some((other.as_ref().clone(), one.as_ref().clone(), null_equal))
+    } else {
+        None
+    }
 }

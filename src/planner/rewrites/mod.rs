@@ -1,6 +1,8 @@
 //! Logical plan to logical plan: windows become nodes of their own, types are settled, DataFusion's rules that hold for
 //! unbounded input run. Nothing here knows of operators or parallelism.
 
+pub mod asof;
+pub mod asof_node;
 pub mod grouping_sets;
 pub mod join;
 pub mod top_n;
@@ -67,6 +69,7 @@ fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
         Arc::new(FilterNullJoinKeys::default()),
         Arc::new(EliminateOuterJoin::new()),
         Arc::new(PushDownFilter::new()),
+        Arc::new(asof::AsofFilters),
         Arc::new(WindowFields),
         Arc::new(EliminateGroupByConstant::new()),
         Arc::new(CommonSubexprEliminate::new()),

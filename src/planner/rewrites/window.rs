@@ -25,6 +25,7 @@ use crate::error::{ErrorReport, SqlState};
 use crate::planner::bind::tables::StreamTable;
 use crate::planner::error::{Error, Result};
 use crate::planner::functions::window::{END, HOP, SESSION, START, durations, is_window, usage};
+use crate::planner::rewrites::asof_node::AsofJoinNode;
 use crate::planner::rewrites::grouping_sets::{GroupingSets, KeySet, keys_and_sets};
 use crate::planner::rewrites::text_literal;
 use crate::planner::rewrites::window_node::{WINDOW, WindowAggregateNode};
@@ -455,6 +456,14 @@ fn origin<'a>(column: &Column, plan: &'a LogicalPlan) -> Option<(Expr, &'a Logic
             let column = Column::from(window.input.schema().qualified_field(index));
             (Expr::Column(column), window.input.as_ref())
         }),
+        // The rows of its left side, each once, with their event time.
+        LogicalPlan::Extension(extension) => {
+            let join = extension.node.as_any().downcast_ref::<AsofJoinNode>()?;
+            (index < join.left_width()).then(|| {
+                let column = Column::from(join.left.schema().qualified_field(index));
+                (Expr::Column(column), &join.left)
+            })
+        }
         _ => None,
     }
 }
@@ -489,10 +498,8 @@ fn is_event_time(expr: &Expr, input: &LogicalPlan) -> bool {
                     is_event_time(&Expr::Column(column), input)
                 })
             }
-            LogicalPlan::Extension(extension) => {
-                extension.node.name() == "WindowAggregate"
-                    && column.relation.as_ref().is_some_and(|of| of.table() == WINDOW)
-                    && column.name == END
+            LogicalPlan::Extension(extension) if extension.node.name() == "WindowAggregate" => {
+                column.relation.as_ref().is_some_and(|of| of.table() == WINDOW) && column.name == END
             }
             _ => origin(column, input).is_some_and(|(expr, below)| is_event_time(&expr, below)),
         },

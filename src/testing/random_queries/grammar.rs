@@ -141,12 +141,13 @@ impl<'a> Grammar<'a> {
         }
         if self.joins_left > 0 && self.chance(2) {
             self.joins_left -= 1;
-            return match self.random.random_range(0..9) {
+            return match self.random.random_range(0..10) {
                 0..3 => self.join(depth - 1),
                 3 | 4 => self.interval_join(depth - 1),
                 5 => self.window_join(),
                 6 => self.subquery(depth - 1),
                 7 => self.scalar_subquery(depth - 1),
+                8 => self.asof_join(depth - 1),
                 _ => self.set_operation(depth - 1),
             };
         }

@@ -15,6 +15,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod asof;
 mod data;
 mod expressions;
 mod grammar;

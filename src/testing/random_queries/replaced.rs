@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::grammar::{Grammar, Relation};
 use super::oracle::{Rows, batch_answer};
-use super::{Case, abilities, stream_graph};
+use super::{Case, stream_graph};
 use crate::engine::coordinator::evolution::{SavedLineages, evolve};
 use crate::engine::graph::JobGraph;
 use crate::error::{ErrorReport, SqlState};
@@ -66,7 +66,7 @@ fn next(case: &Case, random: &mut StdRng) -> (String, String) {
             (chosen(stream), chosen(batch))
         }
         _ => {
-            let other = Grammar::new(random, &case.tables, *abilities(&case.snapshot)).query();
+            let other = Grammar::new(random, &case.tables).query();
             (other.stream, other.batch)
         }
     }

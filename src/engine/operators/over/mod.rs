@@ -8,7 +8,7 @@
 //! A row older than the watermark is late: dropped, counted, kept as a dead letter when the table says so. Rows without an
 //! event time are dropped and counted likewise. Input has no retractions.
 //!
-//! State: tables `rows` (see `rows`), `keys` (see `keys`) and `watermark` (see `closed_upto`). Keys are forgotten when no frame
+//! State: tables `rows` (see `row_store`), `keys` (see `keys`) and `watermark` (see `closed_upto`). Keys are forgotten when no frame
 //! needs their rows and nothing runs on; with a TTL all are, when their last row is older than the watermark by that much.
 //!
 //! [`whole::OverWindow`] computes partitions that the watermark ends.
@@ -16,8 +16,6 @@
 mod frame;
 mod functions;
 mod keys;
-mod order;
-mod rows;
 pub(crate) mod whole;
 
 use std::cmp::Reverse;
@@ -38,9 +36,9 @@ use crate::engine::operators::keys::key_hashes;
 use crate::engine::operators::over::frame::{Passed, Segment};
 use crate::engine::operators::over::functions::{Part, Working};
 use crate::engine::operators::over::keys::Keys;
-use crate::engine::operators::over::order::{RowOrder, agreeing};
-use crate::engine::operators::over::rows::RowStore;
 use crate::engine::operators::partial_aggregate::no_event_time;
+use crate::engine::operators::row_order::{RowOrder, agreeing};
+use crate::engine::operators::row_store::RowStore;
 use crate::engine::operators::window::NO_EVENT_TIME;
 use crate::engine::over_spec::{OverFunction, OverSpec, OverWork};
 use crate::state::table::{SnapshotContext, StateReader, TableWrite};
@@ -97,7 +95,7 @@ impl Over {
             order_columns: spec.order.iter().map(|order| order.column).collect(),
             order: RowOrder::new(&[], &spec.order, input)?,
             output: Arc::clone(output),
-            rows: RowStore::new(input),
+            rows: RowStore::new("rows", input),
             pending: BinaryHeap::new(),
             keys: Keys::new(&functions, &key_types, input)?,
             waiting: BinaryHeap::new(),
@@ -412,13 +410,13 @@ fn peers_of(peers: &mut &[Range<usize>], rows: Range<usize>) -> Vec<Range<usize>
 }
 
 /// The hash of each row's key.
-pub(super) fn hashes_of(chunk: &Chunk, keys: &[usize]) -> Vec<u64> {
+pub(crate) fn hashes_of(chunk: &Chunk, keys: &[usize]) -> Vec<u64> {
     let columns: Vec<ArrayRef> = keys.iter().map(|&key| Arc::clone(chunk.rows.column(key))).collect();
     key_hashes(&columns, chunk.len(), chunk.key_hashes.as_ref()).into_owned()
 }
 
 /// `rows` in chunks that are not too large.
-pub(super) fn put_chunks(rows: &RecordBatch, times: &[i64], output: &mut Output) {
+pub(crate) fn put_chunks(rows: &RecordBatch, times: &[i64], output: &mut Output) {
     for start in (0..rows.num_rows()).step_by(CHUNK_ROWS_TARGET) {
         let len = CHUNK_ROWS_TARGET.min(rows.num_rows() - start);
         output.data(Chunk {
@@ -431,7 +429,7 @@ pub(super) fn put_chunks(rows: &RecordBatch, times: &[i64], output: &mut Output)
 }
 
 /// Leaves out rows that are due before `watermark`, or have no time; counts and keeps them.
-pub(super) fn without_late(
+pub(crate) fn without_late(
     chunk: Chunk,
     due: &mut Vec<i64>,
     hashes: &mut Vec<u64>,

@@ -8,7 +8,7 @@
 //!
 //! A row is late when the watermark has passed that moment: dropped, counted, kept as a dead letter when the table says so.
 //!
-//! State: tables `rows` (see `rows`) and `watermark`. Retractions are kept beside the rows that they take back until then.
+//! State: tables `rows` (see `row_store`) and `watermark`. Retractions are kept beside the rows that they take back until then.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -26,10 +26,10 @@ use crate::engine::message::{Chunk, Watermark};
 use crate::engine::operator::{Operator, Output, Result, StateSize};
 use crate::engine::operators::closed_upto;
 use crate::engine::operators::columns::{batch_of, data_error, take_batch, weights_of};
-use crate::engine::operators::over::order::{RowOrder, agreeing};
-use crate::engine::operators::over::rows::RowStore;
 use crate::engine::operators::over::{ROWS_A_STEP, hashes_of, put_chunks, without_late};
 use crate::engine::operators::partial_aggregate::no_event_time;
+use crate::engine::operators::row_order::{RowOrder, agreeing};
+use crate::engine::operators::row_store::RowStore;
 use crate::engine::operators::window::NO_EVENT_TIME;
 use crate::engine::over_spec::{OverSpec, OverWork};
 use crate::state::table::{SnapshotContext, StateReader, TableWrite};
@@ -68,7 +68,7 @@ impl OverWindow {
             nets: !append_only_input,
             order: RowOrder::new(&spec.keys, &spec.order, input)?,
             output: Arc::clone(output),
-            rows: RowStore::new(input),
+            rows: RowStore::new("rows", input),
             pending: BinaryHeap::new(),
             spec: spec.clone(),
             watermark: None,

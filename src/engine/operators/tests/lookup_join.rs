@@ -453,6 +453,7 @@ fn job(left: bool, parallelism: u32, cache_rows: usize, rows: &RecordBatch) -> J
     };
     let node = |name: &str, operator, inputs: Vec<GraphEdge>, output: &StreamShape| GraphNode {
         id: OperatorId(name.into()),
+        lineage: String::new(),
         description: String::new(),
         operator,
         parallelism,
@@ -467,6 +468,7 @@ fn job(left: bool, parallelism: u32, cache_rows: usize, rows: &RecordBatch) -> J
                 table_name: "public.s".into(),
                 table: Arc::new(source),
                 physical_schema: Arc::clone(&input.schema),
+                key: None,
                 event_time: None,
                 projection: None,
             }),

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod asof;
+mod asof_oracle;
 mod join;
 mod join_oracle;
 mod late_rows;

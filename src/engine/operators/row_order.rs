@@ -1,4 +1,4 @@
-//! The order of rows inside a partition: total, and the same whatever the order of arrival.
+//! An order of rows, as inside a partition of OVER: total, and the same whatever the order of arrival.
 //!
 //! Rows that ORDER BY does not tell apart come in the order of their other columns' values, from left to right. Rows that
 //! agree in all columns are interchangeable. (Columns of types that have no order, such as MAP, are not looked at.) To ORDER BY
@@ -17,7 +17,7 @@ use crate::engine::operators::columns::take_columns;
 use crate::engine::order_column::OrderColumn;
 use crate::state::canonical::{canonical_floats, has_floats};
 
-pub(super) struct RowOrder {
+pub(crate) struct RowOrder {
     converter: RowConverter,
     columns: Vec<Compared>,
 }
@@ -115,7 +115,7 @@ fn runs(len: usize, same: impl Fn(usize, usize) -> bool) -> Vec<Range<usize>> {
 }
 
 /// Ranges of rows, which are sorted, that agree in `columns`; NULL is equal to NULL, NaN to NaN.
-pub(super) fn agreeing(rows: &RecordBatch, columns: &[usize]) -> Result<Vec<Range<usize>>> {
+pub(crate) fn agreeing(rows: &RecordBatch, columns: &[usize]) -> Result<Vec<Range<usize>>> {
     if rows.num_rows() == 0 {
         return Ok(Vec::new());
     }

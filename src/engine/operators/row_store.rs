@@ -1,9 +1,10 @@
-//! The rows that an OVER holds: those the watermark has not passed, and those that frames still need.
+//! Rows that an operator holds until the watermark has passed them, and beyond: of an OVER those that frames still need, of an
+//! ASOF join the versions that rows to come may find.
 //!
 //! Rows stay in the batches in which they came; a row has a number, and columns by number say where it is. When most of what
 //! is held is dead, or the batches are many and small, the live rows are copied into a new one.
 //!
-//! Table `rows`: `hash` of the key, `seq` (together they name a row: rows of one hash are always in one subtask), `time` in
+//! Each store is a table: `hash` of the key, `seq` (together they name a row: rows of one hash are always in one subtask), `time` in
 //! microseconds, `weight`, columns `c0..`. A row is written once, and its end once, in a later epoch.
 
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use crate::state::table::{
     leading_fields,
 };
 
-const TABLE: &str = "rows";
+/// No row, where a number is asked for.
+pub(crate) const NO_ROW: u32 = u32::MAX;
 
 /// So many dead rows do not matter.
 const DEAD_ROWS_KEPT: usize = 8192;
@@ -32,7 +34,8 @@ const ROWS_A_SMALL_BATCH: usize = 1024;
 /// Columns before the row's own.
 const OWN_COLUMNS: usize = 6;
 
-pub(super) struct RowStore {
+pub(crate) struct RowStore {
+    name: &'static str,
     input: SchemaRef,
     table: SchemaRef,
     batches: Vec<RecordBatch>,
@@ -56,13 +59,15 @@ pub(super) struct RowStore {
 }
 
 impl RowStore {
-    pub fn new(input: &SchemaRef) -> RowStore {
+    /// `name` is that of the table.
+    pub fn new(name: &'static str, input: &SchemaRef) -> RowStore {
         let long = |name: &str| Field::new(name, DataType::Int64, true);
         let mut fields = leading_fields(TableKind::GlobalKeyed);
         fields.extend(["hash", "seq", "time", "weight"].map(long));
         let column = |(at, field): (usize, &Arc<Field>)| Field::new(format!("c{at}"), field.data_type().clone(), true);
         fields.extend(input.fields().iter().enumerate().map(column));
         RowStore {
+            name,
             input: Arc::new(nullable(input)),
             table: Arc::new(Schema::new(fields)),
             batches: Vec::new(),
@@ -156,24 +161,31 @@ impl RowStore {
 
     /// The rows with these numbers, in that order.
     pub fn gather(&self, numbers: &[u32]) -> Result<RecordBatch> {
-        let places: Vec<(usize, usize)> = numbers
-            .iter()
-            .map(|&number| {
-                let (batch, row) = self.place[number as usize];
-                (batch as usize, row as usize)
-            })
-            .collect();
-        let mut columns = Vec::with_capacity(self.input.fields().len());
-        for (at, field) in self.input.fields().iter().enumerate() {
-            let parts: Vec<&dyn arrow::array::Array> =
-                self.batches.iter().map(|batch| batch.column(at).as_ref()).collect();
-            columns.push(if parts.is_empty() {
-                new_null_array(field.data_type(), 0)
-            } else {
-                interleave(&parts, &places)?
+        let all: Vec<usize> = (0..self.input.fields().len()).collect();
+        batch_of(&self.input, self.gather_columns(&all, numbers)?, numbers.len())
+    }
+
+    /// Some columns of the rows with these numbers, in that order; NULL for [`NO_ROW`].
+    pub fn gather_columns(&self, columns: &[usize], numbers: &[u32]) -> Result<Vec<ArrayRef>> {
+        let nowhere = self.batches.len();
+        let mut any_missing = self.batches.is_empty();
+        let mut places: Vec<(usize, usize)> = Vec::with_capacity(numbers.len());
+        for &number in numbers {
+            any_missing |= number == NO_ROW;
+            places.push(match self.place.get(number as usize) {
+                Some(&(batch, row)) => (batch as usize, row as usize),
+                None => (nowhere, 0),
             });
         }
-        batch_of(&self.input, columns, numbers.len())
+        let mut gathered = Vec::with_capacity(columns.len());
+        for &at in columns {
+            let missing = any_missing.then(|| new_null_array(self.input.field(at).data_type(), 1));
+            let mut parts: Vec<&dyn arrow::array::Array> =
+                self.batches.iter().map(|batch| batch.column(at).as_ref()).collect();
+            parts.extend(missing.as_deref());
+            gathered.push(interleave(&parts, &places)?);
+        }
+        Ok(gathered)
     }
 
     fn compact(&mut self) -> Result<()> {
@@ -237,7 +249,7 @@ impl RowStore {
         }
         self.fresh.clear();
         Ok(TableWrite {
-            table: TABLE,
+            table: self.name,
             kind: TableKind::GlobalKeyed,
             distribution: Distribution::KeyGroups,
             rebased: rebased_range(context),
@@ -249,7 +261,7 @@ impl RowStore {
     /// Takes back what snapshots hold.
     pub fn restore(&mut self, state: &dyn StateReader) -> Result<()> {
         let mut numbers: HashMap<(u64, i64), u32> = HashMap::new();
-        state.read(TABLE, &mut |rows| Ok(self.read(&rows, &mut numbers)?))?;
+        state.read(self.name, &mut |rows| Ok(self.read(&rows, &mut numbers)?))?;
         Ok(())
     }
 
