@@ -52,6 +52,9 @@ pub fn expand(select: &mut Select, source: SourceText<'_>) -> Result<()> {
         if let Some(item) = named_by_position(expr, &select.projection, source)? {
             *expr = item;
         }
+        while let Expr::Nested(inner) = expr {
+            *expr = inner.as_ref().clone();
+        }
     }
     let sets = in_one_order(&sets);
     let items = match sets.as_slice() {
@@ -210,6 +213,7 @@ mod tests {
             ("CUBE (a, b)", "GROUP BY GROUPING SETS ((a, b), (b), (a), ())"),
             ("ROLLUP ((a, b), c)", "GROUP BY GROUPING SETS ((a, b, c), (a, b), ())"),
             ("a, ()", "GROUP BY a"),
+            ("CUBE ((a), a)", "GROUP BY GROUPING SETS ((a), (a), (a), ())"),
             ("()", "GROUP BY GROUPING SETS (())"),
             ("a, ROLLUP (b)", "GROUP BY GROUPING SETS ((a, b), (a))"),
             ("ROLLUP (1, 2)", "GROUP BY GROUPING SETS ((a, b + 1), (a), ())"),
