@@ -124,7 +124,6 @@ fn bind(
         .sql_to_rel()
         .sql_statement_to_plan_with_context(Statement::Query(Box::new(query)), &mut context)
         .map_err(|error| source.error(error))?;
-    let plan = rewrites::grouping_sets::with_keys_as_arguments(plan).map_err(|error| source.error(error))?;
     let joined = rewrites::asof::rewrite(plan)?;
     analyze::settle(joined)
         .and_then(asof::expand)

@@ -70,6 +70,12 @@ pub fn lookup(binder: &Binder<'_>, table: &Table) -> Result<Option<LookupTable>>
         ));
     };
     let name = &table.header.name;
+    if !resolved.append_only() {
+        return Err(Error::not_supported(
+            format!("rows cannot be looked up in table \"{name}\", which holds changes"),
+            "Look them up in the rows themselves, or read the table as a stream: a pipeline keeps what its changes leave.",
+        ));
+    }
     refuse_what_only_streams_have(table)?;
     let connector_schema = resolved
         .schema()

@@ -23,6 +23,7 @@ use crate::planner::error::{Error, Result};
 use crate::planner::explain;
 use crate::planner::graph::{NewNode, expression_fingerprint};
 use crate::planner::physical::join::{Wanted, residual};
+use crate::planner::physical::lookup_join::looked_up;
 use crate::planner::physical::times::Distance;
 use crate::planner::physical::{Lowering, Stream, is_volatile_expression, physical_expression};
 use crate::planner::rewrites::asof_node::AsofJoinNode;
@@ -51,6 +52,13 @@ struct Inputs {
 
 impl Lowering {
     pub(super) fn asof_join(&mut self, node: &AsofJoinNode) -> Result<Stream> {
+        if let Some(table) = looked_up(&node.right) {
+            return Err(Error::not_supported(
+                format!("lookup table \"{}\" has no other version than that of now", table.name),
+                "Say FOR SYSTEM_TIME AS OF now(), or nothing.",
+            )
+            .at(node.position));
+        }
         let streams = [self.lower(&node.left)?, self.lower(&node.right)?];
         self.lower_asof(node, streams).map_err(|error| error.at(node.position))
     }

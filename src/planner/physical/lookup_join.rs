@@ -251,6 +251,17 @@ fn lookup_side(plan: &LogicalPlan) -> Result<Option<LookupSide<'_>>> {
     }
 }
 
+/// The lookup table that the rows of `plan` are of, if they are.
+pub fn looked_up(plan: &LogicalPlan) -> Option<&LookupTable> {
+    match plan {
+        LogicalPlan::TableScan(scan) => scan.source.downcast_ref::<LookupTable>(),
+        LogicalPlan::SubqueryAlias(_) | LogicalPlan::Projection(_) | LogicalPlan::Filter(_) => {
+            plan.inputs().first().and_then(|input| looked_up(input))
+        }
+        _ => None,
+    }
+}
+
 fn scanned(scan: &TableScan) -> Option<LookupSide<'_>> {
     let table = scan.source.downcast_ref::<LookupTable>()?;
     let columns = match &scan.projection {

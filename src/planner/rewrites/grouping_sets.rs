@@ -4,9 +4,7 @@
 //! aggregate with sets tells its rows apart by set; GROUPING(..) is computed from it by DataFusion's own rule.
 
 use arrow::datatypes::DataType;
-use datafusion::common::DataFusionError;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::logical_expr::utils::grouping_set_to_exprlist;
 use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
@@ -74,44 +72,9 @@ fn id(keys: usize, of_set: &[usize], equal_before: usize) -> u64 {
 
 /// Replaces GROUPING(..) by what it is computed from.
 pub fn resolve_grouping(plan: LogicalPlan, options: &ConfigOptions) -> Result<LogicalPlan> {
-    with_keys_as_arguments(plan)
-        .and_then(|plan| ResolveGroupingFunction::new().analyze(plan, options))
+    ResolveGroupingFunction::new()
+        .analyze(plan, options)
         .map_err(|error| SourceText("").error(error))
-}
-
-/// Arguments of GROUPING that read as a key does are that key: a cast carries more than its text says, and is then not found
-/// among the keys.
-pub fn with_keys_as_arguments(plan: LogicalPlan) -> Result<LogicalPlan, DataFusionError> {
-    let plan = plan.transform_up_with_subqueries(|node| match node {
-        LogicalPlan::Aggregate(mut aggregate) => {
-            let keys = grouping_set_to_exprlist(&aggregate.group_expr)?;
-            let keys: Vec<Expr> = keys.into_iter().cloned().collect();
-            let calls = std::mem::take(&mut aggregate.aggr_expr);
-            aggregate.aggr_expr = calls
-                .into_iter()
-                .map(|call| with_keys(call, &keys))
-                .collect::<Result<_, DataFusionError>>()?;
-            Ok(Transformed::yes(LogicalPlan::Aggregate(aggregate)))
-        }
-        other => Ok(Transformed::no(other)),
-    });
-    plan.data()
-}
-
-fn with_keys(call: Expr, keys: &[Expr]) -> Result<Expr, DataFusionError> {
-    let call = call.transform_up(|expr| match expr {
-        Expr::AggregateFunction(mut call) if call.func.name() == "grouping" => {
-            for argument in &mut call.params.args {
-                let text = argument.to_string();
-                if let Some(key) = keys.iter().find(|key| key.to_string() == text) {
-                    *argument = key.clone();
-                }
-            }
-            Ok(Transformed::yes(Expr::AggregateFunction(call)))
-        }
-        other => Ok(Transformed::no(other)),
-    });
-    call.data()
 }
 
 #[cfg(test)]

@@ -101,7 +101,13 @@ impl Grammar<'_> {
         let fields = [format!("{}['start']", window.name), format!("{}['end']", window.name)];
         let item = self.over_item(&shown, true);
         let order = &shown[1..];
-        self.over_shown(below, &shown, &[&[window.name.clone()], &fields], order, &item)
+        self.over_shown(
+            below,
+            &shown,
+            &[std::slice::from_ref(&window.name), &fields],
+            order,
+            &item,
+        )
     }
 
     /// `first` and one or two other columns that have an order.

@@ -222,7 +222,7 @@ impl Segments {
 
 impl Segment {
     fn new(columns: Vec<ArrayRef>, rows: Vec<u32>) -> Segment {
-        let bytes = columns.iter().map(|column| memory_of(column)).sum::<usize>() + rows.len() * 4;
+        let bytes = columns.iter().map(memory_of).sum::<usize>() + rows.len() * 4;
         Segment {
             live: rows.iter().filter(|&&row| row != GONE).count(),
             columns,

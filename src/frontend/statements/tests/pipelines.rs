@@ -128,8 +128,12 @@ async fn a_materialized_view_is_there_when_create_returns() {
     assert_eq!(client.run(simple).await, "CREATE MATERIALIZED VIEW");
     assert_eq!(client.rows("SELECT sum(bids) FROM totals").await, ["90"]);
     assert_eq!(client.rows("SHOW MATERIALIZED VIEWS").await.len(), 1);
+    let refused = client
+        .error("CREATE OR REPLACE PIPELINE totals AS SELECT auction FROM bids")
+        .await;
+    assert_eq!(refused.code.as_str(), "42809");
     client
-        .run("CREATE OR REPLACE PIPELINE totals WITH (wait = 'finished') AS SELECT auction FROM bids WHERE price < 2")
+        .run("CREATE OR REPLACE MATERIALIZED VIEW totals AS SELECT auction FROM bids WHERE price < 2")
         .await;
     assert_eq!(sorted(client.rows("SELECT * FROM totals").await), ["0", "1"]);
     client.run("DROP PIPELINE totals").await;
