@@ -201,7 +201,10 @@ impl JobTask {
                 self.event(Event::Stop { goal, at_once }).await;
             }
             Command::Checkpoint(request) => match &mut self.run {
-                Some(run) if matches!(self.phase, Phase::Running { .. }) => run.request_checkpoint(request),
+                // The final checkpoint is as good as another.
+                Some(run) if matches!(self.phase, Phase::Running { .. } | Phase::Finishing { .. }) => {
+                    run.request_checkpoint(request);
+                }
                 _ if matches!(self.phase, Phase::Starting { .. } | Phase::Recovering { .. }) => {
                     self.checkpoints_later.push(request);
                 }
