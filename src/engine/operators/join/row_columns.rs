@@ -310,4 +310,36 @@ mod tests {
         assert_eq!(values(&rows, &again), [-5, -4, -3, -2, -1]);
         assert!(values(&rows, &[]).is_empty());
     }
+
+    /// Chunks of all sizes come, rows go in any order: each row keeps its values under its number.
+    #[test]
+    fn rows_are_what_they_were_whatever_comes_and_goes() {
+        use rand::rngs::StdRng;
+        use rand::{RngExt, SeedableRng};
+
+        for seed in 0..20 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let mut rows = RowColumns::new(&[DataType::Int64], true).unwrap();
+            let mut held: Vec<(u32, i64)> = Vec::new();
+            let mut next = 0;
+            for _ in 0..300 {
+                let most = [1, 3, 50, 600, 9000][random.random_range(0..5)];
+                let count = random.random_range(1..=most);
+                held.extend(add(&mut rows, next..next + count).into_iter().zip(next..));
+                next += count;
+                let from = random.random_range(0..=held.len());
+                let to = (from + random.random_range(0..=2 * most as usize)).min(held.len());
+                for (row, _) in held.drain(from..to) {
+                    rows.remove(row).unwrap();
+                }
+                let some: Vec<(u32, i64)> = (0..held.len().min(50))
+                    .map(|_| held[random.random_range(0..held.len())])
+                    .collect();
+                let (numbers, expected): (Vec<u32>, Vec<i64>) = some.into_iter().unzip();
+                assert_eq!(values(&rows, &numbers), expected, "seed {seed}");
+            }
+            let (numbers, expected): (Vec<u32>, Vec<i64>) = held.into_iter().unzip();
+            assert_eq!(values(&rows, &numbers), expected, "seed {seed}");
+        }
+    }
 }
