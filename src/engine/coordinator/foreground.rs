@@ -62,7 +62,7 @@ async fn serve(mut run: Run, queue: Arc<ClientQueue>) {
             News::Committed(_) | News::FinalCommitted | News::Aborted(_) | News::Fenced => {}
         }
     };
-    run.tear_down(failure.clone()).await;
+    run.tear_down(failure.clone(), None).await;
     if let Some(report) = failure {
         tokio::select! {
             () = queue.fail(report) => {}

@@ -435,12 +435,11 @@ impl JobTask {
         }
         if let Some(run) = self.run.take() {
             self.epoch_floor = run.next_epoch();
-            let reason = self
-                .failure
-                .clone()
-                .filter(|_| !matches!(self.phase, Phase::Ended(Outcome::Finished)));
+            let has_finished = matches!(self.phase, Phase::Ended(Outcome::Finished));
+            let reason = self.failure.clone().filter(|_| !has_finished);
+            let finished = self.committed_epoch.filter(|_| has_finished);
             // They wait for the next run, or hear how the last one ended.
-            self.caught_up_later.extend(run.tear_down(reason).await);
+            self.caught_up_later.extend(run.tear_down(reason, finished).await);
         }
     }
 

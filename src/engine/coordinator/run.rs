@@ -207,17 +207,28 @@ impl Run {
         Epoch(self.next_epoch.0.saturating_sub(1))
     }
 
-    /// Drops all drivers and whatever is being written. `reason` goes to those who wait for a checkpoint; those who wait
-    /// until the job has caught up are given back.
-    pub async fn tear_down(mut self, reason: Option<ErrorReport>) -> Vec<CaughtUpAnswer> {
+    /// Drops all drivers and whatever is being written. `reason` goes to those who wait for a checkpoint, or the epoch of the
+    /// final one when all input has been processed; those who wait until the job has caught up are given back.
+    pub async fn tear_down(mut self, reason: Option<ErrorReport>, finished: Option<Epoch>) -> Vec<CaughtUpAnswer> {
         if let Some(checkpoints) = &mut self.checkpoints {
             if let Some(committing) = checkpoints.committing.take() {
                 committing.abort();
                 // Wait: nothing of this run may go on when the next begins.
                 let _ = committing.await;
             }
-            let requests = checkpoints.requests.drain(..).map(|request| request.answer);
-            for answer in requests.chain(checkpoints.current.answers.drain(..)) {
+            let (plain, mut unanswered): (Vec<_>, Vec<_>) = checkpoints
+                .requests
+                .drain(..)
+                .partition(|request| request.label.is_none());
+            for request in plain {
+                match finished {
+                    // Who asked may have gone.
+                    Some(epoch) => drop(request.answer.send(Ok(epoch))),
+                    None => unanswered.push(request),
+                }
+            }
+            let unanswered = unanswered.into_iter().map(|request| request.answer);
+            for answer in unanswered.chain(checkpoints.current.answers.drain(..)) {
                 let report = reason.clone().unwrap_or_else(|| Error::Stopped.report());
                 let _ = answer.send(Err(report));
             }
