@@ -212,3 +212,15 @@ fn answers_are_those_of_a_batch_at_a_hundred_thousand_events_a_second() {
 fn answers_are_those_of_a_batch_at_ten_million_events_a_second() {
     Suite::of(10_000_000).check_all(&[1]);
 }
+
+/// On a slow machine a split may have no turn for long: its rows are not late for that.
+#[test]
+fn splits_of_a_bounded_table_wait_for_each_other() {
+    let graph = stream_graph("SELECT * FROM nexmark", &catalog(100, 100), 1).unwrap();
+    let mut sources = graph.nodes.iter().filter_map(|node| match &node.operator {
+        OperatorSpec::Source(source) => source.event_time.as_ref(),
+        _ => None,
+    });
+    let timeout = sources.next().unwrap().idle_timeout_ms;
+    assert!(timeout > 365 * 24 * 60 * 60 * 1000, "{timeout} ms");
+}

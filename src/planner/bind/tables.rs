@@ -32,6 +32,10 @@ use crate::types;
 /// A split without rows for this long stops holding back others, unless the table says otherwise.
 const IDLE_TIMEOUT_DEFAULT_MS: u64 = 5_000;
 
+/// Splits of bounded tables, and generated ones, have their rows at hand: one is silent only because its turn has not come, and
+/// its rows must not be late for that. A hundred years.
+const NEVER_IDLE_MS: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
+
 /// Rows further ahead of the wall clock than this do not move the watermark of an unbounded table.
 const FUTURE_SKEW_DEFAULT_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -453,8 +457,12 @@ fn event_time(
     columns: &[Expr],
 ) -> Result<(Option<EventTime>, Option<usize>)> {
     let common = resolved.common();
-    let idle_timeout_ms = common.idle_timeout.map_or(IDLE_TIMEOUT_DEFAULT_MS, whole_milliseconds);
     let generated = resolved.event_time_column();
+    let idle_timeout_ms = match common.idle_timeout {
+        Some(timeout) => whole_milliseconds(timeout),
+        None if resolved.bounded() || generated.is_some() => NEVER_IDLE_MS,
+        None => IDLE_TIMEOUT_DEFAULT_MS,
+    };
     let named = table
         .watermark
         .as_ref()
