@@ -16,6 +16,7 @@ pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod failpoint;
 pub mod frontend;
 pub mod ids;
 pub mod logging;

@@ -13,6 +13,7 @@ use crate::engine::error::Error;
 use crate::engine::graph::SinkChangelog;
 use crate::engine::message::{Barrier, Chunk};
 use crate::engine::upserts::Upserts;
+use crate::failpoint;
 
 pub struct SinkTail {
     sink: Box<dyn Sink>,
@@ -73,7 +74,11 @@ impl SinkTail {
             }
         }
         match self.barrier.take() {
-            Some(barrier) if barrier.kind.persists() => Ok(SinkProgress::Prepared(self.sink.prepare(barrier.epoch)?)),
+            Some(barrier) if barrier.kind.persists() => {
+                let prepared = self.sink.prepare(barrier.epoch)?;
+                failpoint::passed("sink.after_prepare");
+                Ok(SinkProgress::Prepared(prepared))
+            }
             Some(_) => {
                 self.sink.flush()?;
                 Ok(SinkProgress::Drained)

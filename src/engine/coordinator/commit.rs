@@ -25,7 +25,8 @@ use crate::engine::error::Error;
 use crate::engine::graph::{JobGraph, OperatorSpec};
 use crate::engine::message::BarrierKind;
 use crate::engine::results::history::PinnedInput;
-use crate::error::{ErrorReport, Report};
+use crate::error::{ErrorReport, Report, Retry, SqlState};
+use crate::failpoint;
 use crate::ids::{Epoch, JobId, Oid, OperatorId, PublicIdKind, new_public_id};
 use crate::state::commit::{Action, Stage, next_action};
 use crate::state::manifest::Manifest;
@@ -64,14 +65,24 @@ impl Committers {
 
     /// Commits what `manifest` holds for the sinks of its epoch. Idempotent.
     pub async fn commit(&mut self, manifest: &Manifest) -> Result<(), Error> {
+        failed_on_purpose("sink.before_commit")?;
         for (operator, committables) in persistence::committables(manifest) {
             let committer = self.0.get_mut(&operator).ok_or_else(|| {
                 Error::Internal(format!("checkpoint {} has output of an unknown sink", manifest.epoch()))
             })?;
             committer.get_mut().commit(manifest.epoch(), committables).await?;
         }
-        Ok(())
+        failed_on_purpose("sink.after_commit")
     }
+}
+
+fn failed_on_purpose(failpoint: &str) -> Result<(), Error> {
+    failpoint::reached(failpoint).map_err(|error| Error::External {
+        code: SqlState::IO_ERROR,
+        message: error.to_string(),
+        hint: None,
+        retry: Retry::Backoff,
+    })
 }
 
 /// Where checkpoints of a pipeline go.
@@ -134,20 +145,24 @@ impl CommitTask {
         let mut written: Option<(Arc<Manifest>, String)> = None;
         while let Some((_, action)) = next_action(&in_flight) {
             let stage = match (action, &written) {
-                (Action::Write, _) => match self.write(&snapshots).await {
-                    Ok((manifest, path)) => {
-                        written = Some((Arc::new(manifest), path));
-                        Stage::Written
+                (Action::Write, _) => {
+                    failpoint::passed("checkpoint.before_write");
+                    match self.write(&snapshots).await {
+                        Ok((manifest, path)) => {
+                            written = Some((Arc::new(manifest), path));
+                            Stage::Written
+                        }
+                        Err(error) => {
+                            return CommitOutcome::Aborted {
+                                report: error.report(),
+                                carried: persistence::output_to_carry(&snapshots),
+                            };
+                        }
                     }
-                    Err(error) => {
-                        return CommitOutcome::Aborted {
-                            report: error.report(),
-                            carried: persistence::output_to_carry(&snapshots),
-                        };
-                    }
-                },
+                }
                 (Action::Decide, Some((manifest, path))) => {
                     let record = self.record(manifest, path.clone(), &inputs);
+                    failpoint::passed("checkpoint.before_decide");
                     match self.decide(&record).await {
                         Decision::Committed => {
                             self.place.history.note_durable(self.place.pipeline);
@@ -167,6 +182,7 @@ impl CommitTask {
                     if !self.committers.is_empty() {
                         mark_committed(&self.place, epoch).await;
                     }
+                    failpoint::passed("checkpoint.after_mark");
                     break;
                 }
                 (Action::Decide | Action::CommitSinks, None) => break,
