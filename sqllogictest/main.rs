@@ -20,6 +20,7 @@
 
 mod binary_text;
 mod client;
+mod delivery_kills;
 mod files;
 mod kill_loop;
 mod manual;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::server_process::{ServerProcess, describe};
-use crate::{Summary, kill_loop};
+use crate::{Summary, delivery_kills, kill_loop};
 
 type Outcome = Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
@@ -46,6 +46,9 @@ const SCENARIOS: &[(&str, Option<&str>, fn() -> Outcome)] = &[
     }),
     ("scenario/psql_meta_commands", Some("psql"), || {
         Box::pin(psql_meta_commands())
+    }),
+    ("scenario/delivery_file_to_file", None, || {
+        Box::pin(delivery_kills::file_to_file())
     }),
     ("scenario/kill_loop", None, || Box::pin(kill_loop::run())),
 ];

@@ -28,7 +28,37 @@ impl ServerProcess {
     /// The same with a working directory, against which relative paths of tables are read.
     pub fn start_in(folder: &Path, data_dir: &Path, arguments: &[&str]) -> Result<ServerProcess, String> {
         let started = Instant::now();
+        let mut server = ServerProcess::spawn(folder, data_dir, arguments, "")?;
+        server.await_ready(started)?;
+        Ok(server)
+    }
+
+    /// Starts a server that dies at a failpoint (see `src/failpoint.rs`), maybe before it is ready, and waits until it has.
+    pub fn start_doomed(data_dir: &Path, failpoints: &str, within: Duration) -> Result<(), String> {
+        let started = Instant::now();
+        let mut server = ServerProcess::spawn(Path::new("."), data_dir, &[], failpoints)?;
+        loop {
+            if let Ok(Some(status)) = server.child.try_wait() {
+                std::thread::sleep(Duration::from_millis(20));
+                let log = server.log();
+                if log.iter().any(|line| line.contains("failpoint: the server dies here")) {
+                    return Ok(());
+                }
+                return Err(format!("server ended with {status}:\n{}", log.join("\n")));
+            }
+            if started.elapsed() > within {
+                return Err(format!(
+                    "server has not come by within {within:?}:\n{}",
+                    server.log().join("\n")
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn spawn(folder: &Path, data_dir: &Path, arguments: &[&str], failpoints: &str) -> Result<ServerProcess, String> {
         let mut child = Command::new(server_binary())
+            .env("LAMINAR_FAILPOINTS", failpoints)
             .args(if arguments.contains(&"--sql-listen") {
                 &[][..]
             } else {
@@ -52,15 +82,13 @@ impl ServerProcess {
                 collected.lock().expect("log lock").push(line);
             }
         });
-        let mut server = ServerProcess {
+        Ok(ServerProcess {
             child,
             sql_port: 0,
             http_port: 0,
             ready_after: Duration::ZERO,
             log,
-        };
-        server.await_ready(started)?;
-        Ok(server)
+        })
     }
 
     fn await_ready(&mut self, started: Instant) -> Result<(), String> {

@@ -1,0 +1,181 @@
+//! Deliveries under fire: a pipeline goes on while the server dies again and again between two steps of a checkpoint, and at
+//! random; afterwards the target holds every row once.
+//!
+//! A [`Campaign`] says what is delivered from where to where and how to look at the target. The places to die at are those
+//! of every sink's commit ([`PLACES`], see `src/failpoint.rs`) and what the campaign adds; each is hit, or the campaign fails,
+//! also when input ends too early.
+//!
+//! `LAMINAR_TEST_KILLS` makes campaigns longer or shorter, `LAMINAR_TEST_SEED` repeats one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::server_process::{ServerProcess, describe};
+
+/// Between any two of them something can be done that the other side does not know of.
+const PLACES: &[&str] = &[
+    "checkpoint.before_write",
+    "checkpoint.before_decide",
+    "sink.after_prepare",
+    "sink.before_commit",
+    "sink.after_commit",
+    "checkpoint.after_mark",
+];
+
+const KILLS: u64 = 30;
+/// The server dies at one of the first passes through a place.
+const PASSES_MAX: u64 = 3;
+/// A life that is ended at random lasts up to this long after the server is ready.
+const LIFE_MAX_MS: u64 = 800;
+/// A failpoint that is not reached by then never is: no checkpoint is taken any more.
+const REACHED_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a life is on average, for the rate of inputs that have to outlast the kills.
+const LIFE_SECONDS: f64 = 0.5;
+
+/// What is delivered.
+pub struct Campaign<'a> {
+    /// Of the server.
+    pub data_dir: &'a Path,
+    /// Make connections, tables and pipelines, these with short checkpoint intervals.
+    pub statements: Vec<String>,
+    /// Places to die at besides [`PLACES`], in the sink's committer or the source.
+    pub places: &'a [&'a str],
+}
+
+pub fn kills() -> u64 {
+    let setting = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    setting("LAMINAR_TEST_KILLS").unwrap_or(KILLS)
+}
+
+/// Events a second at which `events` outlast the kills of a campaign.
+pub fn rate(events: u64) -> u64 {
+    ((events as f64 / (LIFE_SECONDS * kills().max(1) as f64)) as u64).max(1)
+}
+
+impl Campaign<'_> {
+    /// Starts the pipeline and kills the server; gives the server of the last life, in which nothing dies any more. The
+    /// caller waits until everything is delivered, and looks.
+    pub async fn run(&self) -> Result<ServerProcess, String> {
+        let seed = std::env::var("LAMINAR_TEST_SEED")
+            .ok()
+            .and_then(|text| text.parse().ok());
+        let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+        println!("     {} kills, seed {seed}", kills());
+        let mut random = StdRng::seed_from_u64(seed);
+        self.create().await?;
+        let places: Vec<&str> = PLACES.iter().chain(self.places).copied().collect();
+        let count = kills().max(2 * places.len() as u64);
+        for kill in 0..count {
+            // In order, so that each has its turn; every other death is at random, as there are places that nobody has named.
+            match places.get((kill / 2) as usize % places.len()) {
+                Some(place) if kill % 2 == 0 => self.die_at(place, random.random_range(1..=PASSES_MAX))?,
+                _ => self.die_after(random.random_range(0..LIFE_MAX_MS)).await?,
+            }
+        }
+        ServerProcess::start(self.data_dir, &[])
+    }
+
+    async fn create(&self) -> Result<(), String> {
+        let server = ServerProcess::start(self.data_dir, &[])?;
+        let client = server.connect().await?;
+        for statement in &self.statements {
+            let done = client.simple_query(statement).await;
+            done.map_err(|error| format!("{}\nin {statement}", describe(&error)))?;
+        }
+        Ok(())
+    }
+
+    fn die_at(&self, place: &str, pass: u64) -> Result<(), String> {
+        ServerProcess::start_doomed(self.data_dir, &format!("{place}=kill@{pass}"), REACHED_WITHIN)
+            .map_err(|error| format!("to die at pass {pass} of {place}: {error}"))
+    }
+
+    async fn die_after(&self, millis: u64) -> Result<(), String> {
+        let mut server = ServerProcess::start(self.data_dir, &[])?;
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        server.kill();
+        Ok(())
+    }
+}
+
+/// From a file to a file: what every machine can run.
+pub async fn file_to_file() -> Result<(), String> {
+    let events = 20_000;
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let path = folder.path().display();
+    write_events(&folder.path().join("events.json"), events).map_err(|error| error.to_string())?;
+    let campaign = Campaign {
+        data_dir: &folder.path().join("data"),
+        statements: vec![
+            format!(
+                "CREATE TABLE events (id BIGINT, payload TEXT)
+                 WITH (connector = 'single_file', path = '{path}/events.json', format = 'json', rate = {})",
+                rate(events)
+            ),
+            format!(
+                "CREATE TABLE delivered WITH (connector = 'single_file', path = '{path}/delivered.json', format = 'json', type = 'sink')"
+            ),
+            "CREATE PIPELINE delivery WITH (checkpoint_interval = '50 milliseconds') AS
+             INSERT INTO delivered SELECT id, upper(payload) AS payload FROM events"
+                .to_owned(),
+        ],
+        places: &[],
+    };
+    let server = campaign.run().await?;
+    wait_until_finished(&server, "delivery").await?;
+    let text = std::fs::read_to_string(folder.path().join("delivered.json")).map_err(|error| error.to_string())?;
+    let ids = text.lines().map(|line| {
+        let row: serde_json::Value = serde_json::from_str(line).map_err(|error| format!("{error} in {line}"))?;
+        row["id"].as_u64().ok_or_else(|| format!("no id in {line}"))
+    });
+    each_once(events, ids)
+}
+
+/// Rows `{"id": 0, "payload": "event 0"}` and so on.
+pub fn write_events(path: &Path, events: u64) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
+    for id in 0..events {
+        writeln!(file, "{{\"id\":{id},\"payload\":\"event {id}\"}}")?;
+    }
+    file.flush()
+}
+
+pub async fn wait_until_finished(server: &ServerProcess, pipeline: &str) -> Result<(), String> {
+    let client = server.connect().await?;
+    let waited = client
+        .simple_query(&format!("WAIT FOR PIPELINE {pipeline} FINISHED"))
+        .await;
+    waited.map_err(|error| format!("{}\n{}", describe(&error), server.log().join("\n")))?;
+    Ok(())
+}
+
+/// Whether `ids` are the numbers below `count`, each once.
+pub fn each_once(count: u64, ids: impl Iterator<Item = Result<u64, String>>) -> Result<(), String> {
+    let mut seen = vec![0_u32; count as usize];
+    for id in ids {
+        let id = id?;
+        *seen
+            .get_mut(id as usize)
+            .ok_or_else(|| format!("there is an event {id} of {count}"))? += 1;
+    }
+    let those = |wanted: fn(u32) -> bool| -> Vec<usize> {
+        let matching = seen.iter().enumerate().filter(|(_, times)| wanted(**times));
+        matching.map(|(id, _)| id).collect()
+    };
+    let (lost, doubled) = (those(|times| times == 0), those(|times| times > 1));
+    if lost.is_empty() && doubled.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "of {count} events {} were lost ({:?} ..) and {} delivered more than once ({:?} ..)",
+        lost.len(),
+        &lost[..lost.len().min(5)],
+        doubled.len(),
+        &doubled[..doubled.len().min(5)],
+    ))
+}
