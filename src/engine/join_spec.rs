@@ -108,6 +108,14 @@ pub struct Moment {
 }
 
 impl JoinSpec {
+    /// When a row of `side` is late, in a join bounded by time.
+    pub fn late_moment(&self, side: Side) -> Option<&Moment> {
+        match &self.bound {
+            JoinBound::Time(time) => Some(&time.rows[side.index()].late),
+            JoinBound::Kept { .. } => None,
+        }
+    }
+
     /// The word that EXPLAIN and metrics use.
     pub fn name(&self) -> &'static str {
         match &self.bound {

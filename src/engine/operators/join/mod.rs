@@ -8,6 +8,9 @@
 //! - with the chunk that gave them their first partner, in a semi join whose inputs only grow;
 //! - else at the next barrier, netted: what is put out at a barrier is what changed since the last one.
 //!
+//! Rows of a side are indexed by key, or, in joins bounded by time, wait without an index until they are asked for too often
+//! ([`waiting_rows`]).
+//!
 //! When one input has ended, rows of the other wait for nobody: they are matched, shown if they are shown by themselves, and not
 //! stored.
 //!
@@ -20,33 +23,34 @@
 //! Joined rows have the later event time of both; the output has event time when its shape says so. Weights below zero may
 //! stand for a while, when a retraction overtakes its row.
 
+mod arrival;
 mod due_rows;
 mod probe;
 mod row_columns;
 mod rows;
+mod scan;
 mod state;
+mod waiting_rows;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array, new_null_array};
+use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array, new_null_array};
 use arrow::buffer::ScalarBuffer;
-use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, SchemaRef};
 
 use crate::clock::Clock;
-use crate::engine::error::Error;
 use crate::engine::graph::StreamShape;
-use crate::engine::join_spec::{JoinBound, JoinColumn, JoinKind, JoinSpec, Moment, Side, TimeBound};
+use crate::engine::join_spec::{JoinBound, JoinColumn, JoinKind, JoinSpec, Side, TimeBound};
 use crate::engine::message::{Barrier, CHUNK_ROWS_TARGET, Chunk, Watermark};
 use crate::engine::operator::{Operator, Output, Result, StateSize};
 use crate::engine::operators::BuildContext;
 use crate::engine::operators::closed_upto;
-use crate::engine::operators::columns::{
-    as_int64, batch_of, evaluate, int64, take_buffer, take_chunk, take_columns, weights_from, weights_of,
-};
-use crate::engine::operators::join::probe::{Cursor, Pairs};
-use crate::engine::operators::join::rows::{NewRows, RowStore, SharedKeys, StoreOptions};
+use crate::engine::operators::columns::{as_int64, batch_of, take_buffer, take_chunk, take_columns, weights_from};
+use crate::engine::operators::join::arrival::moments_of;
+use crate::engine::operators::join::probe::{Cursor, Pairs, Partners};
+use crate::engine::operators::join::rows::{RowStore, SharedKeys, StoreOptions};
 use crate::engine::operators::join::state::SideTable;
-use crate::engine::operators::keys::key_hashes;
+use crate::engine::operators::join::waiting_rows::{WaitingRows, can_wait};
 use crate::state::table::{SnapshotContext, StateReader, TableWrite};
 
 /// At least so many rows are looked at for expiry at each barrier; of a large side a sixteenth.
@@ -67,7 +71,10 @@ pub(crate) struct Join {
     /// The output has event time; the last column of stored rows is theirs.
     tracks_time: bool,
     keys: SharedKeys,
+    /// The rows of each side: indexed here, or ..
     stores: [RowStore; 2],
+    /// .. not indexed, for a side whose rows can wait, until it is asked too often.
+    waiting: [Option<WaitingRows>; 2],
     tables: [SideTable; 2],
     /// A chunk not yet worked off.
     cursor: Option<Cursor>,
@@ -109,7 +116,7 @@ impl Join {
             .map(|&key| left.schema.field(key).data_type().clone())
             .collect();
         let timing = timing(spec);
-        let build = |side: Side| -> Result<(RowStore, SideTable)> {
+        let build = |side: Side| -> Result<(RowStore, SideTable, Option<WaitingRows>)> {
             let input = &spec.inputs[side.index()];
             let mut types: Vec<DataType> = input
                 .schema
@@ -131,9 +138,11 @@ impl Join {
             Ok((
                 RowStore::new(&types, options)?,
                 SideTable::new(side, &types, &input.keys, options),
+                (options.only_grows && options.timed && can_wait(&key_types)).then(WaitingRows::default),
             ))
         };
-        let ((left_store, left_table), (right_store, right_table)) = (build(Side::Left)?, build(Side::Right)?);
+        let (left_store, left_table, left_waiting) = build(Side::Left)?;
+        let (right_store, right_table, right_waiting) = build(Side::Right)?;
         Ok(Join {
             spec: spec.clone(),
             timing,
@@ -141,6 +150,7 @@ impl Join {
             tracks_time,
             keys: SharedKeys::new(&key_types)?,
             stores: [left_store, right_store],
+            waiting: [left_waiting, right_waiting],
             tables: [left_table, right_table],
             cursor: None,
             watermark: None,
@@ -163,7 +173,8 @@ impl Join {
         let (Some(time), Some(watermark)) = (self.time(), self.watermark) else {
             return Ok(chunk);
         };
-        let moments = moments_of(&chunk, &time.rows[side.index()].late)?;
+        let late = &time.rows[side.index()].late;
+        let moments = moments_of(chunk.rows.column(late.column), late.offset_micros)?;
         if moments.iter().all(|&moment| moment > watermark) {
             return Ok(chunk);
         }
@@ -233,57 +244,6 @@ impl Join {
         columns
     }
 
-    /// The way of a chunk past the rows of the other side; the chunk is stored if rows may come there.
-    fn begin(&mut self, side: Side, chunk: &Chunk) -> Result<Cursor> {
-        let input = &self.spec.inputs[side.index()];
-        let key_columns: Vec<ArrayRef> = input
-            .keys
-            .iter()
-            .map(|&key| Arc::clone(chunk.rows.column(key)))
-            .collect();
-        let hashes = key_hashes(&key_columns, chunk.len(), chunk.key_hashes.as_ref());
-        let times = match (&chunk.event_time, self.tracks_time) {
-            (_, false) => None,
-            (Some(times), true) => Some(times.clone()),
-            (None, true) => return Err(Error::Internal("a join got rows without event time".into())),
-        };
-        let columns = chunk.rows.columns().to_vec();
-        let mut cursor = if self.ended[side.other().index()] {
-            let matched = self.spec.kind.counts(side).then(|| vec![0; chunk.len()]);
-            Cursor::passing(side, columns, self.keys.find(&key_columns, &hashes), matched)
-        } else {
-            let keys = self.keys.intern(&key_columns, &hashes)?;
-            let stored = self.store(side, chunk, &keys, times.as_ref())?;
-            Cursor::new(side, columns, keys, stored)
-        };
-        cursor.weights = weights_of(chunk).map(<[i64]>::to_vec);
-        cursor.times = times;
-        Ok(cursor)
-    }
-
-    fn store(
-        &mut self,
-        side: Side,
-        chunk: &Chunk,
-        keys: &[u32],
-        times: Option<&ScalarBuffer<i64>>,
-    ) -> Result<rows::Stored> {
-        let mut columns = chunk.rows.columns().to_vec();
-        columns.extend(times.map(|times| int64(times.to_vec())));
-        let done = match self.time() {
-            Some(time) => Some(moments_of(chunk, &time.rows[side.index()].done)?),
-            None => None,
-        };
-        let new = NewRows {
-            columns: &columns,
-            keys,
-            weights: weights_of(chunk),
-            done: done.as_deref(),
-            now: ttl_of(&self.spec).map_or(0, |_| self.clock.now_millis()),
-        };
-        self.stores[side.index()].add(&new, &mut self.keys)
-    }
-
     /// Works on the current chunk until it is done or a chunk of output is full; true when there is more to do.
     fn step(&mut self, output: &mut Output) -> Result<bool> {
         let Some(mut cursor) = self.cursor.take() else {
@@ -291,6 +251,7 @@ impl Join {
         };
         let other = cursor.side.other().index();
         let pairs = cursor.next_pairs(&self.stores[other], CHUNK_ROWS_TARGET);
+        let pairs = self.with_equal_keys(&cursor, pairs)?;
         let pairs = self.satisfying(&cursor, pairs)?;
         if !pairs.is_empty() {
             self.count(&mut cursor, &pairs);
@@ -313,46 +274,26 @@ impl Join {
         Ok(false)
     }
 
-    /// The pairs that satisfy what the join asks for besides equal keys.
-    fn satisfying(&self, cursor: &Cursor, pairs: Pairs) -> Result<Pairs> {
-        let Some(residual) = self.spec.residual.as_ref().filter(|_| !pairs.is_empty()) else {
-            return Ok(pairs);
-        };
-        let columns = cursor.gather(&self.stores[cursor.side.other().index()], &pairs, &residual.columns)?;
-        let batch = batch_of(&residual.schema, columns, pairs.len())?;
-        let verdict = evaluate(&residual.predicate, &batch)?;
-        let verdict = verdict
-            .as_boolean_opt()
-            .ok_or_else(|| Error::Internal("the condition of a join is not boolean".into()))?;
-        if verdict.true_count() == pairs.len() {
-            return Ok(pairs);
-        }
-        let mut kept = Pairs::default();
-        for at in 0..pairs.len() {
-            if verdict.is_valid(at) && verdict.value(at) {
-                kept.rows.push(pairs.rows[at]);
-                kept.partners.push(pairs.partners[at]);
-            }
-        }
-        Ok(kept)
-    }
-
     /// Adds the pairs to the counts of both sides.
     fn count(&mut self, cursor: &mut Cursor, pairs: &Pairs) {
+        if cursor.passing.is_none() && self.stores.iter().all(|store| store.counted.is_none()) {
+            return;
+        }
+        let weights = partners(&self.stores, &self.waiting, cursor.side.other()).weights(&pairs.partners);
+        let weight = |at: usize| weights.as_ref().map_or(1, |weights| weights[at]);
         let [left, right] = &mut self.stores;
         let (own, other) = match cursor.side {
             Side::Left => (left, right),
             Side::Right => (right, left),
         };
         if let Some(matched) = &mut cursor.passing {
-            for (&row, &partner) in pairs.rows.iter().zip(&pairs.partners) {
-                matched[row as usize] += other.weight[partner as usize];
+            for (at, &row) in pairs.rows.iter().enumerate() {
+                matched[row as usize] += weight(at);
             }
         } else if let Some(counted) = &mut own.counted {
-            for (&row, &partner) in pairs.rows.iter().zip(&pairs.partners) {
+            for (at, &row) in pairs.rows.iter().enumerate() {
                 if cursor.stored.uncounted[row as usize] {
-                    let row = cursor.stored.rows[row as usize];
-                    counted.matches[row as usize] += other.weight[partner as usize];
+                    counted.matches[cursor.stored.rows[row as usize] as usize] += weight(at);
                 }
             }
         }
@@ -394,6 +335,9 @@ impl Join {
         if self.stores[side.index()].counted.is_none() {
             // What a checkpoint holds of them is read and dropped again at the next start.
             self.stores[side.index()].clear(&mut self.keys);
+            if let Some(waiting) = &mut self.waiting[side.index()] {
+                waiting.clear();
+            }
             return Ok(());
         }
         let rows: Vec<u32> = self.stores[side.index()].live().collect();
@@ -413,7 +357,7 @@ impl Join {
     }
 
     fn pair_chunk(&self, cursor: &Cursor, pairs: &Pairs) -> Result<Chunk> {
-        let other = &self.stores[cursor.side.other().index()];
+        let other = partners(&self.stores, &self.waiting, cursor.side.other());
         let mut wanted = self.spec.output.clone();
         if self.tracks_time {
             wanted.push(self.time_column(cursor.side.other()));
@@ -427,10 +371,12 @@ impl Join {
             }
             _ => None,
         };
-        let weight = |(&row, &partner): (&u32, &u32)| cursor.weight(row) * other.weight[partner as usize];
+        let theirs = other.weights(&pairs.partners);
+        let theirs = |at: usize| theirs.as_ref().map_or(1, |weights| weights[at]);
+        let weight = |(at, &row): (usize, &u32)| cursor.weight(row) * theirs(at);
         Ok(Chunk {
             rows: batch_of(&self.output, columns, pairs.len())?,
-            weights: weights_from(pairs.rows.iter().zip(&pairs.partners).map(weight).collect()),
+            weights: weights_from(pairs.rows.iter().enumerate().map(weight).collect()),
             event_time,
             key_hashes: None,
         })
@@ -528,6 +474,9 @@ impl Join {
 
     /// Forgets rows that no partner can come for, and shows those that are shown without one.
     fn expire_by_time(&mut self, watermark: i64, output: &mut Output) -> Result<()> {
+        for waiting in self.waiting.iter_mut().flatten() {
+            waiting.expire(watermark)?;
+        }
         for side in Side::BOTH {
             loop {
                 let done = self.stores[side.index()].take_done(watermark, CHUNK_ROWS_TARGET);
@@ -586,6 +535,14 @@ impl Join {
     }
 }
 
+/// The rows of `side`, for rows of the other to be matched with.
+fn partners<'a>(stores: &'a [RowStore; 2], waiting: &'a [Option<WaitingRows>; 2], side: Side) -> Partners<'a> {
+    Partners {
+        store: &stores[side.index()],
+        waiting: waiting[side.index()].as_ref(),
+    }
+}
+
 fn note_shown(counted: &mut rows::Counted, row: u32, weight: i64, matched: bool) {
     counted.shown[row as usize] = weight;
     if matched {
@@ -610,22 +567,6 @@ fn timing(spec: &JoinSpec) -> Timing {
         (JoinBound::Kept { .. }, JoinKind::Semi(_)) if only_grows => Timing::AtOnce,
         (JoinBound::Kept { .. }, _) => Timing::AtBarrier,
     }
-}
-
-/// The moment of each row; the least possible for NULL.
-fn moments_of(chunk: &Chunk, moment: &Moment) -> Result<Vec<i64>> {
-    let column = chunk.rows.column(moment.column);
-    let times = column
-        .as_primitive_opt::<TimestampMicrosecondType>()
-        .ok_or_else(|| Error::Internal("the time column of a join is not a timestamp".into()))?;
-    let values = times.values().iter().enumerate().map(|(row, value)| {
-        if times.is_null(row) {
-            i64::MIN
-        } else {
-            value.saturating_add(moment.offset_micros)
-        }
-    });
-    Ok(values.collect())
 }
 
 impl Operator for Join {
@@ -687,8 +628,12 @@ impl Operator for Join {
 
     fn snapshot(&mut self, context: &SnapshotContext) -> Result<Vec<TableWrite>> {
         let mut writes = Vec::with_capacity(3);
-        for (table, store) in self.tables.iter().zip(&mut self.stores) {
-            writes.push(table.write(store, &mut self.keys, context, self.watermark)?);
+        for side in Side::BOTH.map(Side::index) {
+            let table = &self.tables[side];
+            writes.push(match &mut self.waiting[side] {
+                Some(waiting) => table.write_waiting(waiting, context, self.watermark)?,
+                None => table.write(&mut self.stores[side], &mut self.keys, context, self.watermark)?,
+            });
         }
         if self.time().is_some() {
             writes.push(closed_upto::write(self.watermark)?);
@@ -701,11 +646,18 @@ impl Operator for Join {
             self.watermark = closed_upto::read(state)?;
         }
         let watermark = self.watermark;
-        for (table, store) in self.tables.iter().zip(&mut self.stores) {
-            let keys = &mut self.keys;
-            state.read(table.name, &mut |rows| {
-                let is_done = |moment| watermark.is_some_and(|watermark| moment <= watermark);
-                Ok(table.read(store, keys, &rows, is_done)?)
+        let is_done = |moment| watermark.is_some_and(|watermark| moment <= watermark);
+        for side in Side::BOTH {
+            let (table, store, keys) = (
+                &self.tables[side.index()],
+                &mut self.stores[side.index()],
+                &mut self.keys,
+            );
+            let mut waiting = self.waiting[side.index()].as_mut();
+            let late = self.spec.late_moment(side);
+            state.read(table.name, &mut |rows| match (&mut waiting, late) {
+                (Some(waiting), Some(late)) => Ok(table.read_waiting(waiting, &rows, late, is_done)?),
+                _ => Ok(table.read(store, keys, &rows, is_done)?),
             })?;
         }
         if self.timing == Timing::WhenDone {
@@ -731,9 +683,16 @@ impl Operator for Join {
     }
 
     fn state_size(&self) -> StateSize {
-        let bytes: usize = self.stores.iter().map(RowStore::memory_bytes).sum();
+        let waiting = || self.waiting.iter().flatten();
+        let rows = self
+            .stores
+            .iter()
+            .map(RowStore::len)
+            .chain(waiting().map(WaitingRows::len));
+        let bytes = self.stores.iter().map(RowStore::memory_bytes);
+        let bytes = bytes.chain(waiting().map(WaitingRows::memory_bytes)).sum::<usize>();
         StateSize {
-            rows: self.stores.iter().map(|store| store.len() as u64).sum(),
+            rows: rows.map(|rows| rows as u64).sum(),
             bytes: (bytes + self.keys.memory_bytes()) as u64,
         }
     }

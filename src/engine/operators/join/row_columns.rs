@@ -6,6 +6,7 @@
 //! to the rows that there are.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, UInt32Array, new_empty_array};
 use arrow::compute::{concat, interleave};
@@ -209,15 +210,33 @@ impl Segments {
             last = Some((number, at));
             places.push((at, offset as usize));
         }
-        let gathered = |&column: &usize| -> Result<ArrayRef> {
-            if used.is_empty() {
-                return Ok(new_empty_array(&self.types[column]));
-            }
-            let arrays: Vec<&dyn Array> = used.iter().map(|segment| segment.columns[column].as_ref()).collect();
-            Ok(interleave(&arrays, &places)?)
-        };
-        columns.iter().map(gathered).collect()
+        if used.is_empty() {
+            return Ok(columns
+                .iter()
+                .map(|&column| new_empty_array(&self.types[column]))
+                .collect());
+        }
+        let used: Vec<&[ArrayRef]> = used.iter().map(|segment| &segment.columns[..]).collect();
+        gather_from(&used, &places, columns)
     }
+}
+
+/// Some columns of rows of several chunks, at least one; places are chunk and row.
+pub(super) fn gather_from(
+    chunks: &[&[ArrayRef]],
+    places: &[(usize, usize)],
+    columns: &[usize],
+) -> Result<Vec<ArrayRef>> {
+    if let [only] = chunks {
+        let wanted: Vec<ArrayRef> = columns.iter().map(|&column| Arc::clone(&only[column])).collect();
+        let rows = places.iter().map(|&(_, row)| row as u32).collect::<UInt32Array>();
+        return take_columns(&wanted, &rows);
+    }
+    let gathered = |&column: &usize| -> Result<ArrayRef> {
+        let arrays: Vec<&dyn Array> = chunks.iter().map(|chunk| chunk[column].as_ref()).collect();
+        Ok(interleave(&arrays, places)?)
+    };
+    columns.iter().map(gathered).collect()
 }
 
 impl Segment {
@@ -253,7 +272,7 @@ impl Segment {
 }
 
 /// Of the values alone: a slice may have much more behind it.
-fn memory_of(column: &ArrayRef) -> usize {
+pub(super) fn memory_of(column: &ArrayRef) -> usize {
     let whole = column.get_array_memory_size();
     column.to_data().get_slice_memory_size().unwrap_or(whole)
 }
@@ -261,8 +280,6 @@ fn memory_of(column: &ArrayRef) -> usize {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-
-    use std::sync::Arc;
 
     use arrow::array::{AsArray, Int64Array};
     use arrow::datatypes::Int64Type;

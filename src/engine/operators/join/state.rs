@@ -7,14 +7,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int8Array, RecordBatch, UInt16Array, new_null_array};
+use arrow::array::{ArrayRef, AsArray, Int8Array, RecordBatch, UInt16Array, UInt32Array, new_null_array};
 use arrow::datatypes::{DataType, Field, Int8Type, Schema, SchemaRef};
 
-use crate::engine::join_spec::Side;
+use crate::engine::join_spec::{Moment, Side};
 use crate::engine::operator::Result;
-use crate::engine::operators::columns::{as_int64, batch_of, int64};
+use crate::engine::operators::columns::{as_int64, batch_of, int64, take_batch};
 use crate::engine::operators::group_state::{check_schema, rebased_range};
+use crate::engine::operators::join::arrival::moments_of;
 use crate::engine::operators::join::rows::{RowStore, SharedKeys, StoreOptions};
+use crate::engine::operators::join::waiting_rows::{WaitingChunk, WaitingRows};
 use crate::engine::operators::keys::key_hashes;
 use crate::state::table::{
     Distribution, OP_PUT, OP_TOMBSTONE, STATE_BATCH_ROWS, SnapshotContext, TableKind, TableWrite, leading_fields,
@@ -194,6 +196,92 @@ impl SideTable {
             }
         }
         Ok(())
+    }
+}
+
+/// Of rows that wait without an index: the same tables.
+impl SideTable {
+    /// Writes the rows that came since the last snapshot, and all of the rebased groups. Nothing is ever taken back but by time.
+    pub fn write_waiting(
+        &self,
+        waiting: &mut WaitingRows,
+        context: &SnapshotContext,
+        watermark: Option<i64>,
+    ) -> Result<TableWrite> {
+        let mut rows = Vec::new();
+        for chunk in &mut waiting.chunks {
+            let is_rebased = |row: u32| {
+                let group = context.key_groups.group_of(chunk.hashes[row as usize]);
+                context.rebase.contains(group)
+            };
+            let is_live = |row: u32| watermark.is_none_or(|watermark| chunk.done[row as usize] > watermark);
+            let chosen: Vec<u32> = (0..chunk.len() as u32)
+                .filter(|&row| is_live(row) && (!chunk.persisted || is_rebased(row)))
+                .collect();
+            for part in chosen.chunks(STATE_BATCH_ROWS) {
+                rows.push(self.waiting_batch(&chunk.take(part)?, context)?);
+            }
+            chunk.persisted = true;
+        }
+        Ok(TableWrite {
+            table: self.name,
+            kind: self.kind,
+            distribution: Distribution::KeyGroups,
+            rebased: rebased_range(context),
+            expired_before: watermark.map(|at| at.saturating_add(1)),
+            rows,
+        })
+    }
+
+    fn waiting_batch(&self, chunk: &WaitingChunk, context: &SnapshotContext) -> Result<RecordBatch> {
+        let key_groups: UInt16Array = chunk
+            .hashes
+            .iter()
+            .map(|&hash| context.key_groups.group_of(hash).0)
+            .collect();
+        let puts = Int8Array::from(vec![OP_PUT; chunk.len()]);
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(key_groups), Arc::new(puts), int64(chunk.done.to_vec())];
+        columns.extend(chunk.columns.iter().map(Arc::clone));
+        columns.push(int64(match &chunk.weights {
+            Some(weights) => weights.to_vec(),
+            None => vec![1; chunk.len()],
+        }));
+        batch_of(&self.schema, columns, chunk.len())
+    }
+
+    /// Adds a batch that was read back, as far as its rows are not done.
+    pub fn read_waiting(
+        &self,
+        waiting: &mut WaitingRows,
+        rows: &RecordBatch,
+        late: &Moment,
+        is_done: impl Fn(i64) -> bool,
+    ) -> Result<()> {
+        check_schema(&self.schema, rows)?;
+        let ops = rows.column(1).as_primitive::<Int8Type>();
+        let done = as_int64(rows.column(2))?;
+        let live: Vec<u32> = (0..rows.num_rows() as u32)
+            .filter(|&row| ops.value(row as usize) == OP_PUT && !is_done(done.value(row as usize)))
+            .collect();
+        if live.is_empty() {
+            return Ok(());
+        }
+        let rows = take_batch(rows, &UInt32Array::from(live))?;
+        let leading = self.leading();
+        let columns = rows.columns()[leading..leading + self.columns].to_vec();
+        let key_columns: Vec<ArrayRef> = self.key.iter().map(|&at| Arc::clone(&columns[at])).collect();
+        let hashes = key_hashes(&key_columns, rows.num_rows(), None).into_owned();
+        let weights = as_int64(rows.column(leading + self.columns))?.values();
+        let late = moments_of(&columns[late.column], late.offset_micros)?;
+        let mut chunk = WaitingChunk::new(
+            columns,
+            hashes.into(),
+            weights.iter().any(|&weight| weight != 1).then(|| weights.clone()),
+            as_int64(rows.column(2))?.values().to_vec(),
+            late,
+        );
+        chunk.persisted = true;
+        waiting.add(chunk)
     }
 }
 
