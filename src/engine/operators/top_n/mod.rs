@@ -16,6 +16,7 @@
 //! Guarantee: the result depends on which rows have come, not on their order, the parallelism or restarts.
 
 mod partition;
+mod ranked_rows;
 mod row_key;
 mod state;
 
@@ -310,7 +311,7 @@ impl TopN {
                 continue;
             }
             self.touch(group);
-            for (row, entry) in std::mem::take(&mut self.partitions[group as usize].rows) {
+            for (row, entry) in std::mem::take(&mut self.partitions[group as usize].rows).into_rows() {
                 self.note_removed(group, row, entry);
             }
         }

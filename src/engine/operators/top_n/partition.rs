@@ -1,7 +1,6 @@
 //! The rows of one partition in their order, and which of them a ranking shows.
 
-use std::collections::BTreeMap;
-
+use crate::engine::operators::top_n::ranked_rows::RankedRows;
 use crate::engine::operators::top_n::row_key::RowKey;
 use crate::engine::top_n_spec::{RankFunction, TopNSpec};
 
@@ -18,7 +17,7 @@ pub(super) struct Entry {
 
 #[derive(Debug, Default)]
 pub(super) struct Partition {
-    pub rows: BTreeMap<RowKey, Entry>,
+    pub rows: RankedRows,
     /// So many ranks are taken that no row behind the last one can be shown. Kept where rows only come in.
     pub is_full: bool,
     /// When the window of the partition is over.
@@ -124,7 +123,7 @@ impl Partition {
         let mut beyond: Option<RowKey> = None;
         // Of a row with copies, so many may stay. A snapshot need not know: reading it back does the same again.
         let mut clipped: Option<(RowKey, i64)> = None;
-        for (row, entry) in &self.rows {
+        for (row, entry) in self.rows.iter() {
             let rank = ranks.next(row, entry.weight);
             if rank > spec.last {
                 beyond = Some(row.clone());
@@ -142,14 +141,14 @@ impl Partition {
             entry.weight = room;
         }
         match beyond {
-            Some(row) => self.rows.split_off(&row).into_iter().collect(),
+            Some(row) => self.rows.split_off(&row),
             None => Vec::new(),
         }
     }
 
     /// Whether a row with these order columns cannot be shown, now or later, where rows only come in.
     pub fn has_no_place_for(&self, order: &[u8]) -> bool {
-        self.is_full && self.rows.last_key_value().is_none_or(|(last, _)| last.order() < order)
+        self.is_full && self.rows.last().is_none_or(|last| last.order() < order)
     }
 }
 

@@ -119,7 +119,7 @@ impl TopN {
 
     /// All rows of a partition.
     fn all_written(&mut self, group: u32, hash: u64) -> Vec<Written> {
-        for entry in self.partitions[group as usize].rows.values_mut() {
+        for (_, entry) in self.partitions[group as usize].rows.iter_mut() {
             entry.changed = true;
         }
         let rows: Vec<RowKey> = self.partitions[group as usize].rows.keys().cloned().collect();
