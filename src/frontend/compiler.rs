@@ -8,7 +8,7 @@ use crate::engine::internal_tables::InternalTables;
 use crate::error::{ErrorReport, Report};
 use crate::frontend::body::planner_body;
 use crate::frontend::error::{Error, Result};
-use crate::frontend::pipeline_options::{allowed_lateness_ms, state_ttl_ms};
+use crate::frontend::pipeline_options::{allowed_lateness_ms, disabled_rewrites, state_ttl_ms};
 use crate::frontend::sql;
 use crate::planner::compiled::{Compiled, Target};
 use crate::planner::dml::job_graph;
@@ -34,6 +34,7 @@ impl SqlPipelineCompiler {
             environment: Environment::clone(&self.environment),
             updating_ttl_ms: body_ttl_ms.or(state_ttl_ms(&pipeline.options)?),
             allowed_lateness_ms: allowed_lateness_ms(&pipeline.options)?,
+            disabled_rewrites: disabled_rewrites(&pipeline.options)?,
             session: SessionFacts::default(),
         })
     }

@@ -6,6 +6,7 @@ use crate::frontend::settings::values;
 use crate::frontend::sql::reading::boolean_word;
 use crate::frontend::sql::statement::WaitUntil;
 use crate::options::{RawOptionValue, RawOptions, normalize_name};
+use crate::planner::rewrites::switches::{self, DisabledRewrites, Rewrite};
 use crate::state::key_group::KEY_GROUPS_DEFAULT;
 
 /// An option of pipelines.
@@ -54,6 +55,13 @@ pub const OPTIONS: &[PipelineOption] = &[
         kept: true,
         alterable: false,
         summary: "For so long after its end a window takes late rows and is emitted again.",
+    },
+    PipelineOption {
+        name: "disabled_rewrites",
+        aliases: &[],
+        kept: true,
+        alterable: false,
+        summary: "Optimisations to leave out: local_global, shared_subplans, join_bounds.",
     },
     PipelineOption {
         name: "key_groups",
@@ -189,6 +197,22 @@ pub fn allowed_lateness_ms(options: &RawOptions) -> Result<u64> {
     Ok(values::milliseconds(text).unwrap_or(0))
 }
 
+/// Which optimisations are left out.
+pub fn disabled_rewrites(options: &RawOptions) -> Result<DisabledRewrites> {
+    let Some(value) = options.get("disabled_rewrites") else {
+        return Ok(DisabledRewrites::new());
+    };
+    let option = find("disabled_rewrites")?;
+    rewrites(option, text_of(option, value)?)
+}
+
+fn rewrites(option: &PipelineOption, text: &str) -> Result<DisabledRewrites> {
+    switches::parse(text).map_err(|unknown| {
+        let names: Vec<&str> = Rewrite::ALL.into_iter().map(Rewrite::name).collect();
+        wrong(option, &unknown, &format!("some of: {}", names.join(", ")))
+    })
+}
+
 fn find(name: &str) -> Result<&'static PipelineOption> {
     let normalized = normalize_name(name);
     let answers = |option: &&PipelineOption| option.name == normalized || option.aliases.contains(&normalized.as_str());
@@ -241,6 +265,7 @@ fn check(option: &PipelineOption, text: &str) -> Result<()> {
             Some(_) => Ok(()),
             None => Err(wrong(option, text, "a duration such as '1 day'")),
         },
+        "disabled_rewrites" => rewrites(option, text).map(|_| ()),
         _ => Ok(()),
     }
 }

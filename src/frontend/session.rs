@@ -26,6 +26,7 @@ use crate::frontend::sql::statement::{ParsedStatement, SetScope, Statement, Tran
 use crate::frontend::statements::{self, cursors::Cursors};
 use crate::frontend::transaction::{TransactionBlock, TransactionStatus};
 use crate::ids::{JobId, Oid};
+use crate::planner::rewrites::switches::DisabledRewrites;
 use crate::planner::settings::{Environment, SessionFacts, Settings};
 use crate::types::SqlType;
 
@@ -271,6 +272,7 @@ impl Session {
             environment: Environment::clone(&self.server.environment),
             updating_ttl_ms: self.settings.milliseconds("updating_ttl"),
             allowed_lateness_ms: 0,
+            disabled_rewrites: DisabledRewrites::new(),
             session: SessionFacts {
                 user: self.user.clone(),
                 database: self.database.clone(),

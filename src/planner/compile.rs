@@ -26,6 +26,7 @@ use crate::planner::functions;
 use crate::planner::functions::lengths::length_check;
 use crate::planner::physical::{Destination, Filling, Lowering, ScannedTables, SinkTarget, Stream, inferred_fields};
 use crate::planner::rewrites;
+use crate::planner::rewrites::switches::Rewrite;
 use crate::planner::settings::Settings;
 use crate::types::SqlType;
 
@@ -54,6 +55,10 @@ pub fn compile(body: &Body, target: Target, snapshot: &CatalogSnapshot, settings
     lowering.allowed_lateness_micros = i64::try_from(settings.allowed_lateness_ms)
         .unwrap_or(i64::MAX)
         .saturating_mul(1000);
+    lowering.disabled_rewrites = settings.disabled_rewrites.clone();
+    if settings.disabled_rewrites.contains(&Rewrite::SharedSubplans) {
+        lowering.builder.stop_sharing();
+    }
     let finished = match &body.statement {
         PipelineBody::Query(query) => finish_query(&mut lowering, &planned[0], query, target)?,
         PipelineBody::Inserts(inserts) => finish_inserts(&mut lowering, &binder, &planned, inserts, &body.text)?,

@@ -22,6 +22,8 @@ pub struct GraphBuilder {
     nodes: Vec<GraphNode>,
     by_id: HashMap<OperatorId, usize>,
     parallelism: u32,
+    /// Equal nodes are one.
+    shares: bool,
 }
 
 /// A node to be added.
@@ -47,7 +49,13 @@ impl GraphBuilder {
             nodes: Vec::new(),
             by_id: HashMap::new(),
             parallelism: parallelism.max(1),
+            shares: true,
         }
+    }
+
+    /// Equal operators stay apart from now on; sources, of which there can only be one, do not.
+    pub fn stop_sharing(&mut self) {
+        self.shares = false;
     }
 
     pub fn parallelism(&self) -> u32 {
@@ -71,11 +79,12 @@ impl GraphBuilder {
         let input_ids: Vec<&str> = inputs.iter().map(|&input| self.nodes[input].id.0.as_str()).collect();
         let kind = new.operator.name();
         let lineage = self.lineage(&new);
+        let shared = new.shared && (self.shares || new.inputs.is_empty());
         let mut occurrence = 0;
         loop {
             let id = operator_id(kind, &new.fingerprint, &input_ids, occurrence);
             match self.by_id.get(&id) {
-                Some(&existing) if new.shared && self.nodes[existing].parallelism == new.parallelism => {
+                Some(&existing) if shared && self.nodes[existing].parallelism == new.parallelism => {
                     return existing;
                 }
                 Some(_) => occurrence += 1,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::planner::rewrites::switches::DisabledRewrites;
+
 /// Reads an environment variable of the server, for `{{ VAR }}` in options.
 pub type Environment = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
@@ -19,6 +21,7 @@ pub struct Settings {
     pub updating_ttl_ms: Option<u64>,
     /// For so long after its end a window takes late rows and is emitted again.
     pub allowed_lateness_ms: u64,
+    pub disabled_rewrites: DisabledRewrites,
     pub session: SessionFacts,
 }
 
@@ -55,6 +58,7 @@ impl Default for Settings {
             environment: Arc::new(|_| None),
             updating_ttl_ms: None,
             allowed_lateness_ms: 0,
+            disabled_rewrites: DisabledRewrites::new(),
             session: SessionFacts::default(),
         }
     }
@@ -68,6 +72,7 @@ impl fmt::Debug for Settings {
             .field("time_zone", &self.time_zone)
             .field("updating_ttl_ms", &self.updating_ttl_ms)
             .field("allowed_lateness_ms", &self.allowed_lateness_ms)
+            .field("disabled_rewrites", &self.disabled_rewrites)
             .field("session", &self.session)
             .finish_non_exhaustive()
     }

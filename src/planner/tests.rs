@@ -13,6 +13,7 @@ use crate::catalog::objects::Object;
 use crate::engine::graph::EmitMode;
 use crate::error::Report;
 use crate::ids::Oid;
+use crate::planner::rewrites::switches::Rewrite;
 use crate::planner::tests::catalog::{snapshot, table};
 use crate::planner::{Body, Compiled, Error, InsertStatement, Settings, Target, compile, dialect, explain};
 
@@ -337,6 +338,26 @@ fn several_subtasks_exchange_by_key() {
         explain::graph_json(&wide.graph)["nodes"].as_array().unwrap().len(),
         wide.graph.nodes.len()
     );
+}
+
+#[test]
+fn rewrites_can_be_switched_off() {
+    let sql = "SELECT a.bidder FROM (SELECT bidder, count(*) AS n FROM bids GROUP BY bidder) AS a
+               JOIN (SELECT bidder, count(*) AS n FROM bids GROUP BY bidder) AS b ON a.bidder = b.bidder";
+    let counts = |disabled: &[Rewrite]| {
+        let settings = Settings {
+            parallelism: 2,
+            disabled_rewrites: disabled.iter().copied().collect(),
+            ..Settings::default()
+        };
+        let target = Target::Pipeline { oid: Oid(1) };
+        let graph = compile(&query(sql), target, &snapshot(), &settings).unwrap().graph;
+        let named = |name: &str| graph.nodes.iter().filter(|node| node.operator.name() == name).count();
+        [named("updating_aggregate"), named("source")]
+    };
+    assert_eq!(counts(&[]), [2, 1], "the first and the last part of one aggregate");
+    assert_eq!(counts(&[Rewrite::SharedSubplans]), [4, 1]);
+    assert_eq!(counts(&[Rewrite::LocalGlobal]), [1, 1]);
 }
 
 #[test]

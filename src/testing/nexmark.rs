@@ -21,6 +21,7 @@ use crate::engine::connectors::{
 use crate::engine::error::Error;
 use crate::engine::graph::{JobGraph, OperatorSpec};
 use crate::error::{ErrorReport, SqlState};
+use crate::planner::Settings;
 use crate::planner::tests::catalog::{header, options, table};
 use crate::testing::job_simulator::{Adversity, simulate};
 use crate::testing::random_queries::oracle::{Rows, batch_answer};
@@ -114,7 +115,7 @@ fn catalog(events: u64, rate: u64) -> Arc<CatalogSnapshot> {
 }
 
 fn graph(sql: &str, catalog: &CatalogSnapshot, parallelism: u32) -> Result<JobGraph, ErrorReport> {
-    let mut graph = stream_graph(sql, catalog, parallelism)?;
+    let mut graph = stream_graph(sql, catalog, parallelism, Settings::default())?;
     for node in &mut graph.nodes {
         if let OperatorSpec::Source(source) = &mut node.operator {
             source.table = Arc::new(SmallPolls(Arc::clone(&source.table)));
@@ -216,7 +217,7 @@ fn answers_are_those_of_a_batch_at_ten_million_events_a_second() {
 /// On a slow machine a split may have no turn for long: its rows are not late for that.
 #[test]
 fn splits_of_a_bounded_table_wait_for_each_other() {
-    let graph = stream_graph("SELECT * FROM nexmark", &catalog(100, 100), 1).unwrap();
+    let graph = stream_graph("SELECT * FROM nexmark", &catalog(100, 100), 1, Settings::default()).unwrap();
     let mut sources = graph.nodes.iter().filter_map(|node| match &node.operator {
         OperatorSpec::Source(source) => source.event_time.as_ref(),
         _ => None,

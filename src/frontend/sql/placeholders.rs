@@ -188,7 +188,7 @@ fn visit(statement: &mut Statement, change: &mut Change<'_>) -> Result<()> {
             DeclareSource::Subscribe(subscribe) => visit_target(&mut subscribe.target, change),
         },
         Statement::Explain(explain) => match &mut explain.target {
-            ExplainTarget::Body(body) => visit_body(body, change),
+            ExplainTarget::Body(body) | ExplainTarget::NewPipeline(body, _) => visit_body(body, change),
             ExplainTarget::Pipeline(_) => Ok(()),
         },
         Statement::Sql(statement) => visit_tree(statement.as_mut(), change),

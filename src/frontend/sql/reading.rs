@@ -5,8 +5,8 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use crate::frontend::error::{Error, Result};
 use crate::frontend::sql::cursor::Cursor;
 use crate::frontend::sql::statement::{
-    BodyText, Envelope, Explain, ExplainFormat, ExplainStage, ExplainTarget, Show, Statement, Subscribe,
-    SubscribeTarget, WaitForPipeline, WaitUntil,
+    Envelope, Explain, ExplainFormat, ExplainStage, ExplainTarget, Show, Statement, Subscribe, SubscribeTarget,
+    WaitForPipeline, WaitUntil,
 };
 use crate::frontend::sql::{body, create, objects, options, session};
 use crate::options::RawOptionValue;
@@ -136,7 +136,7 @@ pub fn explain(cursor: &mut Cursor<'_>) -> Result<Statement> {
         }
         ExplainTarget::Pipeline(name)
     } else {
-        ExplainTarget::Body(explained_body(cursor)?)
+        explained(cursor)?
     };
     let ExplainOptions { stage, format, analyze } = explain;
     Ok(Statement::Explain(Explain {
@@ -229,17 +229,17 @@ pub fn boolean_word(text: &str) -> Option<bool> {
 }
 
 /// A body, or a statement that has one.
-fn explained_body(cursor: &mut Cursor<'_>) -> Result<BodyText> {
+fn explained(cursor: &mut Cursor<'_>) -> Result<ExplainTarget> {
     if !cursor.sees(&["CREATE"]) {
-        return body::body(cursor);
+        return body::body(cursor).map(ExplainTarget::Body);
     }
     let start = cursor.index();
     let whole_body = cursor.sees(&["CREATE", "TABLE"]) || cursor.sees(&["CREATE", "VIEW"]);
     if whole_body {
-        return body::body(cursor);
+        return body::body(cursor).map(ExplainTarget::Body);
     }
     match super::parse_statement(cursor)? {
-        Statement::CreatePipeline(create) => Ok(create.body),
+        Statement::CreatePipeline(create) => Ok(ExplainTarget::NewPipeline(create.body, create.options)),
         _ => {
             cursor.back_to(start);
             Err(Error::not_supported(

@@ -316,6 +316,8 @@ pub enum ExplainFormat {
 #[derive(Clone, Debug)]
 pub enum ExplainTarget {
     Body(BodyText),
+    /// Of a CREATE PIPELINE, with its options.
+    NewPipeline(BodyText, RawOptions),
     Pipeline(QualifiedName),
 }
 

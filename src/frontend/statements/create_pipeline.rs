@@ -9,7 +9,7 @@ use crate::error::SqlState;
 use crate::frontend::body::{PlannerBody, fresh_sinks, new_header, planner_body};
 use crate::frontend::error::{Error, Result};
 use crate::frontend::notice::{Notice, Severity};
-use crate::frontend::pipeline_options::{self, PipelineOptions, allowed_lateness_ms, state_ttl_ms};
+use crate::frontend::pipeline_options::{self, PipelineOptions, allowed_lateness_ms, disabled_rewrites, state_ttl_ms};
 use crate::frontend::response::Response;
 use crate::frontend::session::{Outcome, Session};
 use crate::frontend::settings::definitions;
@@ -60,6 +60,7 @@ pub fn compile(session: &Session, body: &BodyText, options: &RawOptions) -> Resu
     settings.time_zone = "UTC".to_owned();
     settings.updating_ttl_ms = updating_ttl_ms.or(state_ttl_ms(options)?).or(settings.updating_ttl_ms);
     settings.allowed_lateness_ms = allowed_lateness_ms(options)?;
+    settings.disabled_rewrites = disabled_rewrites(options)?;
     if let Some(parallelism) = options.text("parallelism").and_then(|text| text.trim().parse().ok()) {
         settings.parallelism = parallelism;
     }

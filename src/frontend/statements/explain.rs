@@ -12,14 +12,15 @@ use crate::error::{Report, SqlState};
 use crate::frontend::body::{PlannerBody, planner_body};
 use crate::frontend::compiler::{SqlPipelineCompiler, compile_pipeline};
 use crate::frontend::error::{Error, Result};
+use crate::frontend::pipeline_options;
 use crate::frontend::relations::SessionRelations;
 use crate::frontend::response::{Response, RowsTag, text_schema};
 use crate::frontend::session::Session;
 use crate::frontend::sql::statement::{
     BodyStatement, BodyText, Explain, ExplainFormat, ExplainStage, ExplainTarget, QueryText,
 };
-use crate::frontend::statements::query;
 use crate::frontend::statements::query_kind::{can_be_read_to_the_end, reads_streams};
+use crate::frontend::statements::{create_pipeline, query};
 use crate::planner::batch;
 use crate::planner::compiled::{Compiled, Target};
 use crate::planner::explain::{graph, graph_dot, graph_json};
@@ -33,6 +34,11 @@ pub async fn explain(session: &mut Session, explain: &Explain) -> Result<Respons
     let text = match &explain.target {
         ExplainTarget::Pipeline(name) => stage_text(&compiled_pipeline(session, &session.pipeline(name)?)?, explain)?,
         ExplainTarget::Body(body) => explain_body(session, body, explain).await?,
+        ExplainTarget::NewPipeline(body, options) => {
+            refuse_analyze(explain)?;
+            let options = pipeline_options::read(options)?;
+            stage_text(&create_pipeline::compile(session, body, &options.kept)?, explain)?
+        }
     };
     let rows: Vec<Vec<Option<String>>> = match explain.format {
         // Documents stay in one piece.
@@ -64,18 +70,23 @@ async fn explain_body(session: &mut Session, body: &BodyText, explain: &Explain)
         let (text, source) = (text.clone(), body.source.to_string());
         return one_shot(session, &text, &source, explain).await;
     }
-    if explain.analyze {
-        return Err(Error::not_supported(
-            "EXPLAIN ANALYZE of a continuous query",
-            "Create the pipeline and look at it while it runs: EXPLAIN ANALYZE PIPELINE name.",
-        ));
-    }
+    refuse_analyze(explain)?;
     let snapshot = session.snapshot();
     let PlannerBody { body, updating_ttl_ms } = planner_body(body, &snapshot, &session.search_path())?;
     let mut settings = session.planner_settings();
     settings.updating_ttl_ms = updating_ttl_ms.or(settings.updating_ttl_ms);
     let compiled = crate::planner::compile(&body, Target::Validate, &snapshot, &settings)?;
     stage_text(&compiled, explain)
+}
+
+fn refuse_analyze(explain: &Explain) -> Result<()> {
+    if !explain.analyze {
+        return Ok(());
+    }
+    Err(Error::not_supported(
+        "EXPLAIN ANALYZE of a continuous query",
+        "Create the pipeline and look at it while it runs: EXPLAIN ANALYZE PIPELINE name.",
+    ))
 }
 
 /// What a pipeline can do is shown as the pipeline does it, also where a SELECT would not need one.

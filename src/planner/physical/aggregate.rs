@@ -25,6 +25,7 @@ use crate::planner::physical::grouping_sets::{Grouping, OneSet};
 use crate::planner::physical::times::{Distance, TimeFacts};
 use crate::planner::physical::{Lowering, Stream, fingerprint_of, physical_expression};
 use crate::planner::rewrites::grouping_sets::{GroupingSets, KeySet, keys_and_sets};
+use crate::planner::rewrites::switches::Rewrite;
 use crate::planner::rewrites::window_node::WindowAggregateNode;
 
 /// What an aggregate works on.
@@ -274,7 +275,8 @@ impl Lowering {
         // be kept when they turn out to be late.
         let needs_rows = matches!(operator(spec.clone()), OperatorSpec::WindowAggregate(window)
             if window.late_rows.is_some() || matches!(window.window, WindowSpec::Session { .. }));
-        if wide == 1 || needs_rows || !accumulators::decomposable(&spec.aggregates, spec.append_only_input) {
+        let stays_whole = needs_rows || self.disabled_rewrites.contains(&Rewrite::LocalGlobal);
+        if wide == 1 || stays_whole || !accumulators::decomposable(&spec.aggregates, spec.append_only_input) {
             let (edge, parallelism) = self.builder.keyed(stream.node, spec.keys.clone());
             return Ok((spec, edge, parallelism));
         }

@@ -33,6 +33,7 @@ use crate::planner::physical::{
     Lowering, Stream, TimeFacts, column_index, is_volatile_expression, physical_expression, repeatable,
 };
 use crate::planner::rewrites::join::equality;
+use crate::planner::rewrites::switches::Rewrite;
 
 /// An equality between an expression over the left and one over the right side.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,7 +79,10 @@ impl Lowering {
         let mut inputs = self.inputs(join, &condition)?;
         refuse_volatile(&inputs.streams, &rest)?;
         let split = join.left.schema().fields().len();
-        let found = bound_of(&inputs, &rest, split);
+        let found = match self.disabled_rewrites.contains(&Rewrite::JoinBounds) {
+            true => None,
+            false => bound_of(&inputs, &rest, split),
+        };
         let bound = match &found {
             Some(found) => JoinBound::Time(self.time_bound(&mut inputs, found, kind)?),
             None => {

@@ -37,6 +37,7 @@ use crate::planner::compiled::Notice;
 use crate::planner::error::{Error, Result};
 use crate::planner::graph::{GraphBuilder, NewNode, expression_fingerprint};
 use crate::planner::rewrites::asof_node::AsofJoinNode;
+use crate::planner::rewrites::switches::DisabledRewrites;
 use crate::planner::rewrites::top_n_node::TopNNode;
 use crate::planner::rewrites::window_node::WindowAggregateNode;
 
@@ -63,6 +64,7 @@ pub struct Lowering {
     pub state_ttl_ms: Option<u64>,
     /// For so long after its end a window takes late rows and is emitted again.
     pub allowed_lateness_micros: i64,
+    pub disabled_rewrites: DisabledRewrites,
     pub notices: Vec<Notice>,
     /// Some source does not end by itself.
     pub unbounded: bool,
@@ -77,6 +79,7 @@ impl Lowering {
             builder: GraphBuilder::new(parallelism),
             state_ttl_ms,
             allowed_lateness_micros: 0,
+            disabled_rewrites: DisabledRewrites::new(),
             notices: Vec::new(),
             unbounded: false,
             scans,

@@ -5,6 +5,7 @@ pub mod asof;
 pub mod asof_node;
 pub mod grouping_sets;
 pub mod join;
+pub mod switches;
 pub mod top_n;
 pub mod top_n_node;
 pub mod window;

@@ -42,6 +42,7 @@ use crate::catalog::snapshot::CatalogSnapshot;
 use crate::engine::driver::panic_message;
 use crate::engine::graph::{JobGraph, OperatorSpec};
 use crate::error::{ErrorReport, Report, SqlState};
+use crate::planner::rewrites::switches::Rewrite;
 use crate::planner::tests::catalog::header;
 use crate::planner::{Body, Settings, Target, compile, dialect};
 use crate::testing::job_simulator::{Adversity, Finished, SIMULATED_PIPELINE, SavedCheckpoint, simulate};
@@ -143,10 +144,27 @@ impl Case {
         if let Some(known) = self.graphs.borrow().get(&parallelism) {
             return Ok(known.clone());
         }
-        let mut graph = stream_graph(&self.query.stream, &self.snapshot, parallelism)?;
+        let mut graph = self.planned(parallelism)?;
         read_from(&mut graph, &self.sources());
         self.graphs.borrow_mut().insert(parallelism, graph.clone());
         Ok(graph)
+    }
+
+    /// Half of the queries run with some rewrites switched off, where they can run without.
+    fn planned(&self, parallelism: u32) -> Result<JobGraph, ErrorReport> {
+        let is_off = |at: usize| self.run_seed >> 62 == 0 || self.run_seed >> 63 == 1 && self.run_seed >> at & 1 == 1;
+        let disabled = Rewrite::ALL.into_iter().enumerate().filter(|&(at, _)| is_off(at));
+        let settings = Settings {
+            disabled_rewrites: disabled.map(|(_, rewrite)| rewrite).collect(),
+            ..Settings::default()
+        };
+        let (sql, snapshot) = (&self.query.stream, &self.snapshot);
+        match stream_graph(sql, snapshot, parallelism, settings.clone()) {
+            Err(report) if report.code == SqlState::FEATURE_NOT_SUPPORTED && !settings.disabled_rewrites.is_empty() => {
+                stream_graph(sql, snapshot, parallelism, Settings::default())
+            }
+            planned => planned,
+        }
     }
 
     fn check(&self, runtime: &tokio::runtime::Runtime) -> Verdict {
@@ -254,10 +272,15 @@ pub(crate) fn snapshot(objects: impl Iterator<Item = Object>) -> CatalogSnapshot
 }
 
 /// The job of a continuous query.
-pub(crate) fn stream_graph(sql: &str, snapshot: &CatalogSnapshot, parallelism: u32) -> Result<JobGraph, ErrorReport> {
+pub(crate) fn stream_graph(
+    sql: &str,
+    snapshot: &CatalogSnapshot,
+    parallelism: u32,
+    settings: Settings,
+) -> Result<JobGraph, ErrorReport> {
     let settings = Settings {
         parallelism,
-        ..Settings::default()
+        ..settings
     };
     let query = dialect::parse_query(sql).map_err(|error| error.report())?;
     let target = Target::Pipeline {

@@ -10,6 +10,7 @@ use super::{Case, stream_graph};
 use crate::engine::coordinator::evolution::{SavedLineages, evolve};
 use crate::engine::graph::JobGraph;
 use crate::error::{ErrorReport, SqlState};
+use crate::planner::Settings;
 use crate::testing::job_simulator::{Finished, simulate_from};
 use crate::testing::row_sets::difference;
 use crate::testing::row_table::read_from;
@@ -25,7 +26,7 @@ pub(super) fn check(case: &Case, finished: &Finished, all: &Rows, runtime: &toki
     let mut random = StdRng::seed_from_u64(case.run_seed);
     let (stream, batch) = next(case, &mut random);
     let compile = |width: u32| -> Result<JobGraph, ErrorReport> {
-        let mut graph = stream_graph(&stream, &case.snapshot, width)?;
+        let mut graph = stream_graph(&stream, &case.snapshot, width, Settings::default())?;
         read_from(&mut graph, &case.sources());
         Ok(graph)
     };
