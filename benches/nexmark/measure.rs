@@ -52,10 +52,6 @@ pub async fn run(measured: &Measured) -> Outcome<()> {
         if measured.only.is_some_and(|only| only != number) {
             continue;
         }
-        if let Some(why) = queries::refused(number) {
-            println!("q{number:<5}refused: {why}");
-            continue;
-        }
         let query = queries::query(number)?;
         for input in ["columns", "json"] {
             let (stream, peak) = measured.stream(folder.path(), &file, &query, input).await?;

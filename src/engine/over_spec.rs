@@ -42,6 +42,12 @@ pub enum OverWork {
         /// The input has no retractions.
         append_only_input: bool,
     },
+    /// Rows may change at any time: partitions are kept, and computed again when they have changed.
+    Changing {
+        functions: Vec<Arc<dyn WindowExpr>>,
+        /// Partitions without a row for so long, by the clock, are forgotten.
+        ttl_ms: Option<u64>,
+    },
 }
 
 /// A function over rows in order of event time. Values are over the input's columns.
@@ -103,6 +109,7 @@ impl OverSpec {
         match self.work {
             OverWork::Ordered { .. } => "over",
             OverWork::Whole { .. } => "over_window",
+            OverWork::Changing { .. } => "over_changing",
         }
     }
 }

@@ -197,6 +197,7 @@ fn beside_the_fingerprint(new: &NewNode) -> String {
         OperatorSpec::Over(spec) => match &spec.work {
             OverWork::Ordered { ttl_micros, .. } => format!("{ttl_micros:?}"),
             OverWork::Whole { .. } => String::new(),
+            OverWork::Changing { ttl_ms, .. } => format!("changing {ttl_ms:?}"),
         },
         _ => String::new(),
     }

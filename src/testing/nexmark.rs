@@ -20,7 +20,7 @@ use crate::engine::connectors::{
 };
 use crate::engine::error::Error;
 use crate::engine::graph::{JobGraph, OperatorSpec};
-use crate::error::{ErrorReport, SqlState};
+use crate::error::ErrorReport;
 use crate::planner::Settings;
 use crate::planner::tests::catalog::{header, options, table};
 use crate::testing::job_simulator::{Adversity, simulate};
@@ -31,9 +31,6 @@ use crate::testing::row_sets::difference;
 const QUERIES: u32 = 23;
 
 const EVENTS_DEFAULT: u64 = 10_000;
-
-/// Queries that pipelines refuse. May only shrink: those with ROW_NUMBER need Top-N, q6 needs OVER besides.
-const REFUSED: &[u32] = &[6];
 
 const VIEWS: [&str; 5] = ["person", "auction", "bid", "bid_by_arrival", "side_input"];
 
@@ -161,13 +158,10 @@ impl Suite {
     fn check(&self, number: u32, widths: &[u32], events: &Rows) -> Option<String> {
         let stream = text_of(&format!("q{number}.sql")).unwrap();
         let batch = text_of(&format!("q{number}.batch.sql")).unwrap_or_else(|| stream.clone());
-        let refused = REFUSED.contains(&number);
         let mut expected = None;
         for &width in widths {
             let kept = match self.run(&stream, width, 1) {
-                Ok(_) if refused => return Some("it works now: take it off REFUSED".into()),
                 Ok(kept) => kept,
-                Err(report) if refused && report.code == SqlState::FEATURE_NOT_SUPPORTED => return None,
                 Err(report) => return Some(format!("at parallelism {width}: {} {report:?}", report.code.as_str())),
             };
             let expected = match &mut expected {

@@ -63,7 +63,7 @@ pub(crate) fn ordered(keys: &[usize], functions: Vec<OverFunction>, ttl_micros: 
 pub(crate) fn output_schema(spec: &OverSpec) -> SchemaRef {
     let functions = match &spec.work {
         OverWork::Ordered { functions, .. } => functions.len(),
-        OverWork::Whole { functions, .. } => functions.len(),
+        OverWork::Whole { functions, .. } | OverWork::Changing { functions, .. } => functions.len(),
     };
     let mut fields: Vec<Field> = tkv().fields().iter().map(|field| field.as_ref().clone()).collect();
     fields.extend((0..functions).map(|at| Field::new(format!("f{at}"), DataType::Int64, true)));
@@ -71,14 +71,13 @@ pub(crate) fn output_schema(spec: &OverSpec) -> SchemaRef {
 }
 
 pub(crate) fn over_harness(spec: OverSpec) -> Harness {
-    let output = shape(output_schema(&spec), true);
-    let append_only = !matches!(
-        spec.work,
-        OverWork::Whole {
-            append_only_input: false,
-            ..
-        }
-    );
+    let changes = matches!(spec.work, OverWork::Changing { .. });
+    let output = shape(output_schema(&spec), !changes);
+    let append_only = match spec.work {
+        OverWork::Ordered { .. } => true,
+        OverWork::Whole { append_only_input, .. } => append_only_input,
+        OverWork::Changing { .. } => false,
+    };
     let input = shape(tkv(), append_only);
     Harness::new(
         OperatorSpec::Over(Box::new(spec)),

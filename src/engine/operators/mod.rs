@@ -123,6 +123,7 @@ pub fn build(
                 OverWork::Whole { .. } => {
                     Box::new(over::whole::OverWindow::new(spec, input, schema)?.keeping_late_rows(kept))
                 }
+                OverWork::Changing { .. } => Box::new(over::changing::OverChanging::new(spec, input, schema, context)?),
             }
         }
         OperatorSpec::Join(spec) => Box::new(join::Join::new(spec, output, context)?),

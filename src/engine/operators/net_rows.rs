@@ -43,6 +43,11 @@ impl NetRows {
         known.partition(|&row| self.weights[row as usize] < 0)
     }
 
+    /// How often a row is left.
+    pub fn weight(&self, row: u32) -> i64 {
+        self.weights[row as usize]
+    }
+
     /// The columns of rows by their numbers.
     pub fn gather(&self, rows: &[u32]) -> Vec<ArrayRef> {
         self.rows.gather(rows)

@@ -13,6 +13,7 @@ mod lateness;
 mod lookup_join;
 mod output;
 mod over;
+mod over_changing;
 mod source;
 mod times;
 mod top_n;

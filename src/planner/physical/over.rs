@@ -3,7 +3,8 @@
 //! Soundness. Where an expression of PARTITION BY is within known bounds of the event time, all rows of a partition are older
 //! than a moment that its rows tell; once the watermark is past it the partition is whole. Else rows are worked off in order
 //! of event time, which needs that they never change and that ORDER BY begins with the event time, or a constant more or less.
-//! Anything else would need rows that are still to come, for ever, and is refused.
+//! Rows that change anyway are kept, and their partitions computed again (`over_changing`). Anything else over rows that only come
+//! in would need rows that are still to come, for ever, and is refused.
 
 use std::sync::Arc;
 
@@ -32,24 +33,24 @@ use crate::planner::error::{Error, Result};
 use crate::planner::explain;
 use crate::planner::functions::window::{END, START};
 use crate::planner::graph::{NewNode, expression_fingerprint};
-use crate::planner::physical::times::{Distance, Place, scalar_micros};
+use crate::planner::physical::times::{Distance, Place, TimeFacts, scalar_micros};
 use crate::planner::physical::{
     Lowering, Stream, column_index, constant, fingerprint_of, one_row, physical_expression,
 };
 use crate::planner::rewrites::top_n::is_ranking;
 
 /// One function call.
-struct Call {
+pub(super) struct Call {
     /// Which of the node's.
     at: usize,
-    function: WindowFunction,
+    pub(super) function: WindowFunction,
 }
 
 /// Columns of the input, and expressions that become columns.
-struct Columns<'a> {
-    schema: &'a DFSchema,
+pub(super) struct Columns<'a> {
+    pub(super) schema: &'a DFSchema,
     first: usize,
-    hidden: Vec<(Expr, Arc<dyn PhysicalExpr>)>,
+    pub(super) hidden: Vec<(Expr, Arc<dyn PhysicalExpr>)>,
 }
 
 /// When a partition is whole.
@@ -107,17 +108,13 @@ impl Lowering {
     fn over_group(&mut self, stream: Stream, window: &Window, calls: &[Call]) -> Result<Stream> {
         let schema = window.input.schema();
         let params = &calls[0].function.params;
-        if !stream.shape.event_time && !stream.shape.append_only {
-            return Err(changing_rows());
-        }
-        if !stream.shape.event_time {
-            if is_ranking(window) {
-                return Err(rank_without_bound());
-            }
-            return Err(Error::not_supported(
-                "OVER in a continuous query needs event time, which not all inputs of the query have",
-                "Declare a WATERMARK on every table that it reads, or use OVER when you read the kept result.",
-            ));
+        let bound = match stream.shape.event_time {
+            true => bound_of_partition(&stream, &params.partition_by, schema)?,
+            false => None,
+        };
+        let changes = bound.is_none() && !stream.shape.append_only;
+        if !stream.shape.event_time && !changes {
+            return Err(needs_event_time(window));
         }
         let mut columns = Columns {
             schema,
@@ -139,7 +136,8 @@ impl Lowering {
                 nulls_first: sort.nulls_first,
             });
         }
-        let work = match bound_of_partition(&stream, &params.partition_by, schema)? {
+        let work = match bound {
+            None if changes => self.changing(&stream, calls, &columns)?,
             Some(bound) => whole(&stream, calls, bound, &mut columns)?,
             None => {
                 in_order_of_time(&stream, &params.order_by, schema)?;
@@ -157,15 +155,15 @@ impl Lowering {
             order,
             carried: columns.first,
             work,
-            late_rows: self.table_that_keeps_late_rows(stream.node),
+            late_rows: self.table_that_keeps_late_rows(stream.node).filter(|_| !changes),
         };
         let results = result_fields(calls, &spec, window)?;
         let fields = stream.shape.schema.fields().iter().map(|field| field.as_ref().clone());
         let shape = StreamShape {
             schema: Arc::new(Schema::new(fields.chain(results).collect::<Vec<_>>())),
-            append_only: true,
+            append_only: !changes,
             unique_key: stream.shape.unique_key.clone(),
-            event_time: true,
+            event_time: !changes,
         };
         let texts = [
             description(calls, &spec),
@@ -184,7 +182,10 @@ impl Lowering {
         shape: StreamShape,
         [description, fingerprint]: [String; 2],
     ) -> Stream {
-        let times = stream.times.clone();
+        let times = match shape.event_time {
+            true => stream.times.clone(),
+            false => TimeFacts::default(),
+        };
         let bounded = stream.bounded;
         let stream = self.with_hidden(stream, hidden);
         let (edge, parallelism) = match &stream.partition {
@@ -351,7 +352,7 @@ fn whole(stream: &Stream, calls: &[Call], bound: Bound, columns: &mut Columns<'_
     })
 }
 
-fn window_expression(call: &Call, schema: &DFSchema) -> Result<Arc<dyn WindowExpr>> {
+pub(super) fn window_expression(call: &Call, schema: &DFSchema) -> Result<Arc<dyn WindowExpr>> {
     create_window_expr(
         &Expr::WindowFunction(Box::new(call.function.clone())),
         schema,
@@ -361,15 +362,13 @@ fn window_expression(call: &Call, schema: &DFSchema) -> Result<Arc<dyn WindowExp
     .map_err(|error| SourceText("").error(error))
 }
 
-fn changing_rows() -> Error {
-    Error::not_supported(
-        "OVER over rows that change later is not supported: every change would change the rows after it",
-        "PARTITION BY the window of a windowed aggregate, keep the first n of a key by WHERE row_number <= n, \
-         or use OVER when you read the kept result.",
-    )
-}
-
-fn rank_without_bound() -> Error {
+fn needs_event_time(window: &Window) -> Error {
+    if !is_ranking(window) {
+        return Error::not_supported(
+            "OVER in a continuous query needs event time, which not all inputs of the query have",
+            "Declare a WATERMARK on every table that it reads, or use OVER when you read the kept result.",
+        );
+    }
     Error::not_supported(
         "a rank without a constant upper bound is not supported in a continuous query whose inputs do not all have event time",
         "Keep the first rows only, in the query around it: WHERE rank <= 10; or declare a WATERMARK and ORDER BY its column; \
@@ -379,9 +378,6 @@ fn rank_without_bound() -> Error {
 
 /// Whether rows can be worked off as time goes on.
 fn in_order_of_time(stream: &Stream, order: &[Sort], schema: &DFSchema) -> Result<()> {
-    if !stream.shape.append_only {
-        return Err(changing_rows());
-    }
     let Some(first) = order.first() else {
         return Err(Error::not_supported(
             "OVER without ORDER BY in a continuous query is not supported: its rows never all come",
@@ -544,7 +540,7 @@ fn result_fields(calls: &[Call], spec: &OverSpec, window: &Window) -> Result<Vec
     for (at, call) in calls.iter().enumerate() {
         let planned = window.schema.field(first + call.at);
         let of = match &spec.work {
-            OverWork::Whole { functions, .. } => {
+            OverWork::Whole { functions, .. } | OverWork::Changing { functions, .. } => {
                 let field = functions[at].field().map_err(|error| SourceText("").error(error))?;
                 field.data_type().clone()
             }
@@ -611,6 +607,11 @@ fn frame_text(frame: &WindowFrame) -> String {
 fn keeps_text(work: &OverWork) -> String {
     let (functions, ttl) = match work {
         OverWork::Whole { .. } => return "rows until the watermark ends their partition".into(),
+        OverWork::Changing { ttl_ms, .. } => {
+            let ttl = ttl_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX).saturating_mul(1000));
+            let ttl = ttl.map_or(String::new(), |ttl| format!(", for {}", explain::duration(ttl)));
+            return format!("all rows, and computes what changed again{ttl}");
+        }
         OverWork::Ordered { functions, ttl_micros } => (functions, ttl_micros),
     };
     let mut rows = 0;
@@ -656,6 +657,7 @@ fn fingerprint(calls: &[Call], spec: &OverSpec, schema: &DFSchema, output: &Sche
     let done = match &spec.work {
         OverWork::Whole { done, .. } => format!("{done:?}"),
         OverWork::Ordered { .. } => String::new(),
+        OverWork::Changing { .. } => "changing".to_owned(),
     };
     Ok(format!(
         "{:?} {:?} {} {done} [{}] {}",

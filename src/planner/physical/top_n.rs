@@ -211,7 +211,7 @@ impl Lowering {
 }
 
 /// Intervals have no order that both engines agree on: a month is 30 days in Postgres, and longer than all days here.
-fn check_order(of: &DataType, expr: &Expr) -> Result<()> {
+pub(super) fn check_order(of: &DataType, expr: &Expr) -> Result<()> {
     if matches!(of, DataType::Interval(_)) {
         return Err(Error::not_supported(
             format!("ranking by the interval {} is not supported", explain::expression(expr)),
@@ -221,7 +221,7 @@ fn check_order(of: &DataType, expr: &Expr) -> Result<()> {
     Ok(())
 }
 
-fn check_types(schema: &SchemaRef) -> Result<()> {
+pub(super) fn check_types(schema: &SchemaRef) -> Result<()> {
     if can_rank(schema) {
         return Ok(());
     }

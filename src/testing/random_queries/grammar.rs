@@ -158,6 +158,9 @@ impl<'a> Grammar<'a> {
         if below.is_timed() && self.chance(6) {
             return self.over(below);
         }
+        if !below.append && !below.is_timed() && self.chance(6) {
+            return self.over_changing(below);
+        }
         match self.random.random_range(0..14) {
             0 => self.filter(below),
             1 | 2 => self.projection(below),

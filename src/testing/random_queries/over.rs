@@ -110,6 +110,23 @@ impl Grammar<'_> {
         )
     }
 
+    /// Functions of rows that change, in any order and with any frame.
+    pub fn over_changing(&mut self, below: Relation) -> Relation {
+        let ordered = |kind| matches!(kind, Kind::Int | Kind::Text | Kind::Date | Kind::Numeric);
+        let first = column_of(self.random, &below.columns, ordered);
+        let Some(shown) = first.and_then(|first| self.shown(&below, &first)) else {
+            return below;
+        };
+        let partition = match self.chance(4) {
+            true => Vec::new(),
+            false => vec![shown[0].name.clone()],
+        };
+        let item = self.over_item(&shown, true);
+        let prompt = below.prompt;
+        let over = self.over_shown(below, &shown, &[&partition, &partition], &shown, &item);
+        Relation { prompt, ..over }
+    }
+
     /// `first` and one or two other columns that have an order.
     fn shown(&mut self, below: &Relation, first: &Column) -> Option<Vec<Column>> {
         let mut shown = vec![first.clone()];

@@ -11,8 +11,9 @@
 //! State: tables `rows` (see `row_store`), `keys` (see `keys`) and `watermark` (see `closed_upto`). Keys are forgotten when no frame
 //! needs their rows and nothing runs on; with a TTL all are, when their last row is older than the watermark by that much.
 //!
-//! [`whole::OverWindow`] computes partitions that the watermark ends.
+//! [`whole::OverWindow`] computes partitions that the watermark ends, [`changing::OverChanging`] those whose rows change.
 
+pub(crate) mod changing;
 mod frame;
 mod functions;
 mod keys;

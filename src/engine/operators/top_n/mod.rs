@@ -37,7 +37,8 @@ use crate::engine::operators::bits::Bits;
 use crate::engine::operators::closed_upto;
 use crate::engine::operators::columns::{batch_of, take_batch, take_chunk, weights_from};
 use crate::engine::operators::keys::{GroupKeys, key_hashes};
-use crate::engine::operators::top_n::partition::{Entry, Partition, Shown, differences};
+pub(crate) use crate::engine::operators::top_n::partition::Shown;
+use crate::engine::operators::top_n::partition::{Entry, Partition, differences};
 pub(crate) use crate::engine::operators::top_n::row_key::can_rank;
 use crate::engine::operators::top_n::row_key::{RowCodec, RowKey};
 use crate::engine::operators::top_n::state::RowTable;
@@ -262,16 +263,32 @@ impl TopN {
         }
     }
 
+    /// The partitions touched since the last call, with what they showed before. Each is to be settled.
+    pub fn take_touched(&mut self) -> Vec<(u32, Vec<Shown>)> {
+        self.expire();
+        std::mem::take(&mut self.before)
+    }
+
+    /// What a touched partition shows now.
+    pub fn settle(&mut self, partition: u32) -> Vec<Shown> {
+        self.touched.remove(partition);
+        self.drop_below_zero(partition);
+        let shown = self.partitions[partition as usize].shown(&self.spec);
+        self.release_if_empty(partition);
+        shown
+    }
+
+    /// The columns of rows, all that the input has.
+    pub fn decode<'a>(&self, rows: impl Iterator<Item = &'a Shown>) -> Result<Vec<ArrayRef>> {
+        self.codec.decode(rows.map(|shown| &shown.row))
+    }
+
     /// Shows what became of the partitions that were touched.
     fn emit(&mut self, output: &mut Output) -> Result<()> {
-        self.expire();
         let (mut gone, mut new) = (Vec::new(), Vec::new());
-        for (group, before) in std::mem::take(&mut self.before) {
-            self.touched.remove(group);
-            self.drop_below_zero(group);
-            let after = self.partitions[group as usize].shown(&self.spec);
+        for (group, before) in self.take_touched() {
+            let after = self.settle(group);
             differences(before, after, &mut gone, &mut new);
-            self.release_if_empty(group);
             if gone.len() + new.len() >= CHUNK_ROWS_TARGET {
                 self.put_out(std::mem::take(&mut gone), std::mem::take(&mut new), None, output)?;
             }
@@ -348,7 +365,7 @@ impl TopN {
             return Ok(());
         }
         let all = || gone.iter().chain(&new);
-        let mut columns = self.codec.decode(all().map(|shown| &shown.row))?;
+        let mut columns = self.decode(all())?;
         columns.truncate(self.spec.columns);
         if self.spec.shows_rank {
             let ranks: UInt64Array = all().map(|shown| shown.rank).collect();

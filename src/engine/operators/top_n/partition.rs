@@ -28,10 +28,10 @@ pub(super) struct Partition {
 
 /// A row in the result.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Shown {
-    pub row: RowKey,
+pub(crate) struct Shown {
+    pub(super) row: RowKey,
     /// 0 when ranks are not shown.
-    pub rank: u64,
+    pub(super) rank: u64,
     pub weight: i64,
 }
 

@@ -19,7 +19,7 @@ use crate::state::canonical::canonical_floats;
 
 /// A row in its place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct RowKey {
+pub(crate) struct RowKey {
     bytes: Arc<[u8]>,
     /// How many of the bytes are the order columns.
     order_length: u32,
