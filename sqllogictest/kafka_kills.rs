@@ -14,6 +14,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::delivery_kills::{Campaign, each_once, rate, wait_until_finished, write_events};
 use crate::kafka_broker::TestKafka;
+use crate::server_process::ServerProcess;
 
 /// Places in the committer besides those of every sink.
 const PLACES: &[&str] = &["kafka.before_progress", "kafka.before_commit", "kafka.after_commit"];
@@ -42,8 +43,19 @@ pub async fn file_to_kafka() -> Result<(), String> {
     };
     let server = campaign.run().await?;
     wait_until_finished(&server, "delivery").await?;
-    let ids = reading(address, &topic).await?;
-    each_once(EVENTS, ids.into_iter())
+    all_delivered(&server, address, &topic, Instant::now() + WITHIN).await
+}
+
+/// The brokers may still be marking the last transactions as ended.
+async fn all_delivered(server: &ServerProcess, address: &str, topic: &str, deadline: Instant) -> Result<(), String> {
+    loop {
+        let ids = reading(address, topic).await?;
+        if ids.len() as u64 >= EVENTS || Instant::now() >= deadline {
+            let checked = each_once(EVENTS, ids.into_iter());
+            return checked.map_err(|error| format!("{error}\n{}", server.log().join("\n")));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 pub async fn kafka_to_kafka() -> Result<(), String> {
@@ -70,14 +82,7 @@ pub async fn kafka_to_kafka() -> Result<(), String> {
     let server = campaign.run().await?;
     writing.await.map_err(|error| error.to_string())??;
     let deadline = Instant::now() + WITHIN;
-    loop {
-        let ids = reading(&address, &to).await?;
-        if ids.len() as u64 >= EVENTS || Instant::now() >= deadline {
-            each_once(EVENTS, ids.into_iter()).map_err(|error| format!("{error}\n{}", server.log().join("\n")))?;
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    all_delivered(&server, &address, &to, deadline).await?;
     told_the_group(&address, &from, deadline).await
 }
 

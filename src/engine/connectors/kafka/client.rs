@@ -42,7 +42,13 @@ impl Connection {
     pub fn read(options: &OptionReader<'_>) -> Result<Connection> {
         let mut properties = Vec::new();
         let mut set = |name: &str, value: &str| properties.push((name.to_owned(), value.to_owned()));
-        set("bootstrap.servers", options.required("bootstrap_servers")?);
+        let Some(servers) = options.text("bootstrap_servers") else {
+            return Err(invalid(
+                "connector \"kafka\" needs option \"bootstrap_servers\"",
+                "It is host:port, several with commas.",
+            ));
+        };
+        set("bootstrap.servers", servers);
         let sasl = options.text("sasl_username").is_some() || options.text("sasl_mechanism").is_some();
         let tls = ["ssl_ca", "ssl_certificate", "ssl_key"]
             .iter()
@@ -247,7 +253,10 @@ impl ClientContext for Listener {
 
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(%error, reason, "librdkafka");
-        let Some(code) = code_of(&error) else { return };
+        let code = match code_of(&error) {
+            None | Some(RDKafkaErrorCode::PartitionEOF) => return,
+            Some(code) => code,
+        };
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         said.hopeless |= matches!(
             code,
@@ -290,10 +299,17 @@ fn words_of(error: &KafkaError) -> String {
     match error {
         KafkaError::Transaction(error) => error.string(),
         other => match code_of(other) {
-            Some(code) => code.to_string(),
+            Some(code) => words_of_code(code),
             None => other.to_string(),
         },
     }
+}
+
+/// `Broker: Unknown topic or partition`, without the name that the library has for it.
+pub fn words_of_code(code: RDKafkaErrorCode) -> String {
+    let text = code.to_string();
+    let words = text.split_once(" (").and_then(|(_, words)| words.strip_suffix(')'));
+    words.map_or(text.clone(), str::to_owned)
 }
 
 /// What a broker or the way to it said of `what`.

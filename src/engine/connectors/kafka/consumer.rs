@@ -3,6 +3,7 @@
 //! Every partition has a queue of its own, so that "nothing more for now" is known of each. Nothing here waits for the shard but
 //! a full channel; what a broker cannot do now is tried again for as long as it takes, what it refuses ends the job.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,10 +17,12 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
-use crate::engine::connectors::kafka::client::{Connection, Listener, code_of, external};
+use crate::engine::connectors::kafka::client::{Connection, Listener, code_of, external, words_of_code};
 use crate::engine::connectors::kafka::messages::{MessageBatch, Wanted};
 use crate::engine::connectors::kafka::options::SourceOptions;
-use crate::engine::connectors::kafka::partitions::{Partition, Position, Split, check_kept, discover, first_positions};
+use crate::engine::connectors::kafka::partitions::{
+    Partition, Position, Split, check_kept, discover, first_positions, written_ends,
+};
 use crate::engine::connectors::{Result, Wake};
 use crate::engine::error::Error;
 use crate::error::{Report, Retry, SqlState};
@@ -78,6 +81,8 @@ pub struct ConsumerThread {
     /// Those of the checkpoint.
     pub splits: Vec<Split>,
     pub others_are_new: bool,
+    /// Where bounded input ends, once that was asked.
+    pub ends: BTreeMap<Partition, i64>,
     pub queue: mpsc::Sender<Item>,
     pub waker: Arc<dyn Wake>,
     pub orders: Arc<Orders>,
@@ -190,7 +195,7 @@ impl ConsumerThread {
     }
 
     /// Own partitions that are not known yet.
-    fn find_more(&self, consumer: &BaseConsumer<Listener>, is_first: bool) -> Result<Vec<Split>> {
+    fn find_more(&mut self, consumer: &BaseConsumer<Listener>, is_first: bool) -> Result<Vec<Split>> {
         let is_own = |partition: &Partition| partition.belongs_to(self.subtask, self.parallelism);
         let is_known = |partition: &Partition| self.splits.iter().any(|split| split.partition == *partition);
         let all = discover(consumer, &self.options.topics)?;
@@ -202,7 +207,10 @@ impl ConsumerThread {
             return Ok(Vec::new());
         }
         if is_first && !self.others_are_new {
-            return first_positions(consumer, &self.options, &more);
+            if self.options.bounded && self.ends.is_empty() {
+                self.ends = written_ends(&self.connection, &more)?;
+            }
+            return first_positions(consumer, &self.options, &more, &self.ends);
         }
         info!(partitions = ?more, "new partitions are read from their start");
         let from_start = |partition: Partition| Split {
@@ -379,7 +387,7 @@ impl ConsumerThread {
             Some(code @ (Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed)) => Err(external(
                 "could not read from the Kafka server",
                 Some(code),
-                &code.to_string(),
+                &words_of_code(code),
             )),
             _ => {
                 debug!(%error, "the Kafka server has trouble");

@@ -9,7 +9,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::Metadata;
 
 use crate::engine::connectors::Result;
-use crate::engine::connectors::kafka::client::{ASK_TIMEOUT, Connection, external};
+use crate::engine::connectors::kafka::client::{ASK_TIMEOUT, Connection, external, words_of_code};
 use crate::engine::connectors::kafka::options::SinkOptions;
 use crate::engine::connectors::kafka::partitions::partitions_of;
 use crate::engine::error::Error;
@@ -84,7 +84,7 @@ impl Destination {
                 Err((_, code)) => {
                     return Err(Error::External {
                         code: SqlState::SYSTEM_ERROR,
-                        message: format!("{what}: {code}"),
+                        message: format!("{what}: {}", words_of_code(code)),
                         hint: Some("Look at sink.partitions and sink.replication_factor.".into()),
                         retry: crate::error::Retry::Never,
                     });

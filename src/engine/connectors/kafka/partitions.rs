@@ -4,6 +4,7 @@
 //! there are more of them later.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -11,11 +12,14 @@ use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::connectors::kafka::client::{ASK_TIMEOUT, Listener, external};
+use crate::engine::connectors::kafka::client::{ASK_TIMEOUT, Connection, Listener, external, words_of_code};
 use crate::engine::connectors::kafka::options::{SourceOptions, StartOffset, Topics};
 use crate::engine::connectors::{Result, SplitOffset};
 use crate::engine::error::Error;
 use crate::error::{Retry, SqlState};
+
+/// An open transaction is waited for this long before somebody looks whether the job is still there.
+const OPEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// A split.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -155,7 +159,7 @@ fn missing(topic: &str, code: RDKafkaErrorCode) -> Error {
     external(
         &format!("topic \"{topic}\" cannot be used"),
         Some(code),
-        &code.to_string(),
+        &words_of_code(code),
     )
 }
 
@@ -172,11 +176,43 @@ fn failed_at(consumer: &BaseConsumer<Listener>, what: &str, partition: &Partitio
         .failed(&format!("{what} partition \"{partition}\""), error)
 }
 
-/// Where partitions that were there from the beginning start.
+/// Where partitions end, whatever becomes of the transactions that are open.
+pub fn written_ends(connection: &Connection, partitions: &[Partition]) -> Result<BTreeMap<Partition, i64>> {
+    let own = [("group.id", "laminar"), ("isolation.level", "read_uncommitted")];
+    let asker: BaseConsumer<Listener> = connection.client(&own, Listener::default())?;
+    let mut ends = BTreeMap::new();
+    for partition in partitions {
+        ends.insert(partition.clone(), bounds(&asker, partition)?.1);
+    }
+    Ok(ends)
+}
+
+/// Waits for the transactions before `end`: brokers mark one as ended a moment after they said that it is.
+fn bounds_with(consumer: &BaseConsumer<Listener>, partition: &Partition, end: i64) -> Result<(i64, i64)> {
+    let begun = Instant::now();
+    loop {
+        let (first, last) = bounds(consumer, partition)?;
+        if last >= end {
+            return Ok((first, end));
+        }
+        if begun.elapsed() > OPEN_WITHIN {
+            return Err(Error::External {
+                code: SqlState::OBJECT_IN_USE,
+                message: format!("a transaction is open in partition \"{partition}\""),
+                hint: None,
+                retry: Retry::Backoff,
+            });
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Where partitions that were there from the beginning start. `ends`: of bounded input.
 pub fn first_positions(
     consumer: &BaseConsumer<Listener>,
     options: &SourceOptions,
     partitions: &[Partition],
+    ends: &BTreeMap<Partition, i64>,
 ) -> Result<Vec<Split>> {
     let asked = match &options.start {
         StartOffset::Group => committed(consumer, partitions)?,
@@ -185,7 +221,10 @@ pub fn first_positions(
     };
     let mut splits = Vec::new();
     for partition in partitions {
-        let (start, end) = bounds(consumer, partition)?;
+        let (start, end) = match ends.get(partition) {
+            Some(end) => bounds_with(consumer, partition, *end)?,
+            None => bounds(consumer, partition)?,
+        };
         let next = match &options.start {
             StartOffset::Earliest => start,
             StartOffset::Latest => end,

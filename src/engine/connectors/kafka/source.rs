@@ -40,6 +40,7 @@ pub fn open(table: &KafkaTable, options: Arc<SourceOptions>, context: SourceCont
         parallelism: context.parallelism,
         splits: found.own.clone(),
         others_are_new: found.others_are_new,
+        ends: std::collections::BTreeMap::new(),
         queue: sender,
         waker: context.waker,
         orders: Arc::clone(&orders),
