@@ -31,11 +31,14 @@ pub fn descriptions() -> Vec<OptionDescription> {
     options
 }
 
-fn connection_options() -> Vec<OptionDescription> {
-    let secret = |option: OptionDescription| OptionDescription {
+fn secret(option: OptionDescription) -> OptionDescription {
+    OptionDescription {
         kind: OptionKind::Secret,
         ..option
-    };
+    }
+}
+
+fn connection_options() -> Vec<OptionDescription> {
     let mut options = vec![
         OptionDescription {
             required: true,
@@ -70,6 +73,16 @@ fn connection_options() -> Vec<OptionDescription> {
             None,
             "The user's password: give a SECRET.",
         )),
+    ];
+    options.extend(tls_options());
+    for option in &mut options {
+        option.scope = OptionScope::Both;
+    }
+    options
+}
+
+fn tls_options() -> Vec<OptionDescription> {
+    vec![
         text_option(
             "ssl_ca",
             &["ssl.ca.location", "ssl.ca.pem"],
@@ -106,11 +119,7 @@ fn connection_options() -> Vec<OptionDescription> {
             None,
             "Further properties of librdkafka, 'name=value, name=value'; they win over everything else.",
         )),
-    ];
-    for option in &mut options {
-        option.scope = OptionScope::Both;
-    }
-    options
+    ]
 }
 
 fn topic_options() -> Vec<OptionDescription> {
@@ -234,6 +243,13 @@ fn sink_options() -> impl Iterator<Item = OptionDescription> {
             None,
             "The column with the record's headers, a JSON object; it is no part of the value.",
         ),
+    ]
+    .into_iter()
+    .chain(writing_options())
+}
+
+fn writing_options() -> impl Iterator<Item = OptionDescription> {
+    [
         OptionDescription {
             default: Some("murmur2_random"),
             ..choice_option(
