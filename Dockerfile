@@ -5,7 +5,7 @@ COPY . .
 RUN cargo build --release --locked && strip -s target/release/laminar -o /laminar
 
 FROM debian:bookworm-slim
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates libssl3 && rm -rf /var/lib/apt/lists/* \
     && useradd --system --home-dir /data --create-home laminar
 COPY --from=build /laminar /usr/local/bin/laminar
 USER laminar

@@ -8,6 +8,7 @@ use sqllogictest::Runner;
 use tokio::sync::Mutex;
 
 use crate::client::{Configuration, Protocol, SltClient};
+use crate::kafka_broker::TestKafka;
 use crate::server_process::ServerProcess;
 use crate::{Summary, package_root};
 
@@ -101,6 +102,23 @@ pub async fn run(wanted: &dyn Fn(&str) -> bool, complete: bool) -> Summary {
             complete_file(&path, &text).await;
             continue;
         }
+        let broker = match text.contains("${kafka}") {
+            false => None,
+            true => match start_broker().await {
+                Some(broker) => Some(broker),
+                None => {
+                    summary.missing(&name, "noida-db");
+                    continue;
+                }
+            },
+        };
+        // Every run has topics of its own.
+        let with_broker = || match &broker {
+            Some(broker) => text
+                .replace("${kafka}", &broker.address)
+                .replace("${topic}", &broker.new_topic()),
+            None => text.clone(),
+        };
         for configuration in &header.configurations {
             for protocol in &header.protocols {
                 // Interrupted and rescaled runs differ in the engine, not in the protocol: one is enough.
@@ -109,12 +127,19 @@ pub async fn run(wanted: &dyn Fn(&str) -> bool, complete: bool) -> Summary {
                 }
                 let label = format!("{name} ({configuration:?}, {protocol:?})").to_lowercase();
                 let started = Instant::now();
-                let outcome = run_file(&name, &text, &header, *configuration, *protocol).await;
+                let outcome = run_file(&name, &with_broker(), &header, *configuration, *protocol).await;
                 summary.record(&label, outcome, started.elapsed().as_secs_f64());
             }
         }
     }
     summary
+}
+
+/// A broker that the runs of one file share.
+async fn start_broker() -> Option<TestKafka> {
+    tokio::task::spawn_blocking(TestKafka::start)
+        .await
+        .expect("a broker or none")
 }
 
 fn substitute(text: &str, configuration: Configuration, rate: u32, dir: &Path) -> String {

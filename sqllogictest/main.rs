@@ -14,7 +14,8 @@
 //!
 //! In the text `${dir}` is an empty folder of this run, `${data}` the folder sqllogictest/data, `${rate}` the events per
 //! second for sources (unlimited when plain, slow enough to be interrupted otherwise; `# rate: 300` in the header sets
-//! it), `${parallelism}` 1, or 2 when rescaled.
+//! it), `${parallelism}` 1, or 2 when rescaled, `${kafka}` the address of a broker, `${topic}` the beginning of names of topics
+//! that no other run uses.
 //!
 //! A WARN or ERROR in the server's log fails the file unless the header allows it: `# log: part of the line`.
 
@@ -22,6 +23,9 @@ mod binary_text;
 mod client;
 mod delivery_kills;
 mod files;
+#[path = "../src/testing/kafka.rs"]
+mod kafka_broker;
+mod kafka_kills;
 mod kill_loop;
 mod manual;
 mod scenarios;

@@ -24,7 +24,7 @@ use crate::engine::sink_tail::SinkTail;
 use crate::engine::source_head::{SavedSplits, SourceHead};
 use crate::engine::values_source::ValuesSource;
 use crate::error::Report;
-use crate::ids::SubtaskIndex;
+use crate::ids::{Epoch, SubtaskIndex};
 
 /// The shards of this process.
 pub struct Worker {
@@ -109,6 +109,11 @@ impl Deployment {
     /// Puts a barrier into every input.
     pub fn inject(&self, barrier: Barrier) {
         self.to_inputs(Control::Barrier(barrier));
+    }
+
+    /// Tells the inputs that a restart will not go back behind the checkpoint.
+    pub fn tell_decided(&self, epoch: Epoch) {
+        self.to_inputs(Control::Decided(epoch));
     }
 
     fn to_inputs(&self, control: Control) {

@@ -4,6 +4,7 @@ pub(crate) mod aggregate_specs;
 pub(crate) mod asof_specs;
 pub(crate) mod job_simulator;
 pub(crate) mod join_harness;
+pub mod kafka;
 pub(crate) mod memory_state;
 mod nexmark;
 pub(crate) mod operator_harness;

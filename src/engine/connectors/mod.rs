@@ -11,6 +11,7 @@ pub mod blackhole;
 pub(crate) mod files;
 pub mod filesystem;
 pub mod impulse;
+pub mod kafka;
 pub mod lookup;
 pub mod nexmark;
 pub mod options;
@@ -166,8 +167,15 @@ pub trait ConnectorTable: Send + Sync + fmt::Debug {
         })
     }
 
-    /// What commits the sink's committables; one for all subtasks, used on the I/O runtime.
-    async fn open_committer(&self) -> Result<Box<dyn Committer>> {
+    /// Whether what is outside fits the declared columns, of which `key` are the primary key; asked by CREATE TABLE of tables that
+    /// are no lookup tables, never at a restart.
+    async fn check_outside(&self, key: &[String]) -> Result<()> {
+        let _ = key;
+        Ok(())
+    }
+
+    /// What commits the sink's committables; one for all subtasks, used on the I/O runtime. No network and no disk yet.
+    async fn open_committer(&self, _context: CommitterContext) -> Result<Box<dyn Committer>> {
         Ok(Box::new(NothingToCommit))
     }
 }
@@ -271,6 +279,9 @@ pub trait Source: Send {
 
     /// A barrier passes behind what `poll` returned so far.
     fn at_barrier(&mut self, _epoch: Epoch) {}
+
+    /// The checkpoint of that barrier counts: a restart will not go back behind it.
+    fn epoch_decided(&mut self, _epoch: Epoch) {}
 
     /// Where each split of this subtask stands after what `poll` returned so far: the next row to read.
     fn offsets(&self) -> Vec<SplitOffset>;
@@ -379,6 +390,14 @@ pub struct Prepared {
     pub work: Option<Box<dyn FnOnce() -> Result<()> + Send>>,
 }
 
+/// What a committer is opened with.
+pub struct CommitterContext {
+    /// Names the sink in the world and for good: the pipeline's public id and the operator's (a pipeline may write twice into one
+    /// table). Epochs of one name only grow, so a system that remembers the last one of each name can tell what it has already,
+    /// and refuse a run that was replaced.
+    pub sink: String,
+}
+
 /// Finishes what sinks prepared.
 #[async_trait::async_trait]
 pub trait Committer: Send {
@@ -469,6 +488,7 @@ pub static REGISTRY: &[&dyn Connector] = &[
     &blackhole::Blackhole,
     &filesystem::Filesystem,
     &impulse::Impulse,
+    &kafka::Kafka,
     &nexmark::Nexmark,
     &postgres::Postgres,
     &single_file::SingleFile,

@@ -318,7 +318,12 @@ impl Encoder for CsvEncoder {
         out.push(b'\n');
     }
 
-    fn encode(&mut self, chunk: &Chunk, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn encode_each(
+        &mut self,
+        chunk: &Chunk,
+        out: &mut Vec<u8>,
+        written: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), Error> {
         let columns = chunk.rows.columns();
         let cells = columns.iter().map(CsvCells::new).collect::<Result<Vec<_>, _>>()?;
         let mut text = Vec::new();
@@ -337,6 +342,7 @@ impl Encoder for CsvEncoder {
                     self.write_field(&text, out);
                 }
                 out.push(b'\n');
+                written(row, out);
             }
         }
         Ok(())

@@ -66,8 +66,18 @@ pub trait Encoder: Send {
     /// What a new file begins with.
     fn header(&self, _out: &mut Vec<u8>) {}
 
+    /// Appends the rows of `chunk`, each as whole records; says of every record which row it is about, once `out` ends with it.
+    fn encode_each(
+        &mut self,
+        chunk: &Chunk,
+        out: &mut Vec<u8>,
+        written: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), Error>;
+
     /// Appends the rows of `chunk`, each as whole records.
-    fn encode(&mut self, chunk: &Chunk, out: &mut Vec<u8>) -> Result<(), Error>;
+    fn encode(&mut self, chunk: &Chunk, out: &mut Vec<u8>) -> Result<(), Error> {
+        self.encode_each(chunk, out, &mut |_, _| {})
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,7 +249,8 @@ impl FormatOptions {
         }
     }
 
-    fn record_encoder(&self, schema: &SchemaRef, changelog: &SinkChangelog) -> Result<Box<dyn Encoder>, Error> {
+    /// An encoder of rows without a mark on those that go.
+    pub fn record_encoder(&self, schema: &SchemaRef, changelog: &SinkChangelog) -> Result<Box<dyn Encoder>, Error> {
         let key = match changelog {
             SinkChangelog::Debezium { key } => key.as_deref(),
             SinkChangelog::Append | SinkChangelog::Upsert { .. } => None,

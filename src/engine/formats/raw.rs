@@ -13,6 +13,8 @@ pub struct RawDecoder {
     batch: BatchBuilder,
     /// The column is text, so bytes must be UTF-8.
     text: bool,
+    /// Input is one record, whatever is in it, instead of lines.
+    whole: bool,
 }
 
 impl RawDecoder {
@@ -21,7 +23,14 @@ impl RawDecoder {
         Ok(RawDecoder {
             batch: BatchBuilder::new(schema)?,
             text,
+            whole: false,
         })
+    }
+
+    /// Every input is one row.
+    pub fn of_messages(schema: &SchemaRef) -> Result<RawDecoder, Error> {
+        let lines = RawDecoder::new(schema)?;
+        Ok(RawDecoder { whole: true, ..lines })
     }
 }
 
@@ -39,6 +48,10 @@ fn only_column(schema: &SchemaRef) -> Result<&DataType, Error> {
 
 impl Decoder for RawDecoder {
     fn decode(&mut self, input: Input<'_>, rows_max: usize, bad_rows: &dyn BadRowHandler) -> Result<usize, Error> {
+        if self.whole {
+            self.record(input.bytes, input.offset, input.place, bad_rows)?;
+            return Ok(input.bytes.len());
+        }
         let mut at = 0;
         while self.batch.rows < rows_max && at < input.bytes.len() {
             let rest = &input.bytes[at..];
@@ -48,16 +61,7 @@ impl Decoder for RawDecoder {
                 None => break,
             };
             let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if self.text && std::str::from_utf8(line).is_err() {
-                bad_rows.bad_row(BadRow {
-                    place: input.place,
-                    offset: input.offset + at as u64,
-                    raw: line,
-                    reason: "invalid byte sequence for encoding \"UTF8\"",
-                })?;
-            } else {
-                self.push(line);
-            }
+            self.record(line, input.offset + at as u64, input.place, bad_rows)?;
             at += length;
         }
         Ok(at)
@@ -73,6 +77,19 @@ impl Decoder for RawDecoder {
 }
 
 impl RawDecoder {
+    fn record(&mut self, raw: &[u8], offset: u64, place: &str, bad_rows: &dyn BadRowHandler) -> Result<(), Error> {
+        if self.text && std::str::from_utf8(raw).is_err() {
+            return bad_rows.bad_row(BadRow {
+                place,
+                offset,
+                raw,
+                reason: "invalid byte sequence for encoding \"UTF8\"",
+            });
+        }
+        self.push(raw);
+        Ok(())
+    }
+
     fn push(&mut self, line: &[u8]) {
         if let Some(column) = self.batch.root.fields.first_mut()
             && let Values::Text(pieces) | Values::Json(pieces) | Values::Binary(pieces) = &mut column.values
@@ -97,7 +114,12 @@ impl RawEncoder {
 }
 
 impl Encoder for RawEncoder {
-    fn encode(&mut self, chunk: &Chunk, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn encode_each(
+        &mut self,
+        chunk: &Chunk,
+        out: &mut Vec<u8>,
+        written: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), Error> {
         let column = chunk.rows.column(0);
         for row in 0..chunk.len() {
             if column.is_valid(row) {
@@ -108,6 +130,7 @@ impl Encoder for RawEncoder {
                 });
             }
             out.push(b'\n');
+            written(row, out);
         }
         Ok(())
     }

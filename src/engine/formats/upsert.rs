@@ -103,12 +103,17 @@ impl Encoder for UpsertEncoder {
         self.records.header(out);
     }
 
-    fn encode(&mut self, chunk: &Chunk, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn encode_each(
+        &mut self,
+        chunk: &Chunk,
+        out: &mut Vec<u8>,
+        written: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), Error> {
         let goes: BooleanArray = (0..chunk.len()).map(|row| Some(chunk.weight(row) < 0)).collect();
         let mut columns = chunk.rows.columns().to_vec();
         columns.push(Arc::new(goes) as ArrayRef);
         let records = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
-        self.records.encode(&Chunk::insert(records), out)
+        self.records.encode_each(&Chunk::insert(records), out, written)
     }
 }
 

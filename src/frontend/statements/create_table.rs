@@ -54,8 +54,13 @@ pub async fn create(session: &mut Session, create: &CreateTable, source: &str) -
         connector.infer_columns(session, &mut table).await?;
     }
     check_table(session, &snapshot, &table, &connector, create.query.is_some())?;
-    if connector.is_lookup() && connector.validate {
-        connector.resolve(&table)?.check_lookup(&table.primary_key).await?;
+    if connector.validate {
+        let resolved = connector.resolve(&table)?;
+        if connector.is_lookup() {
+            resolved.check_lookup(&table.primary_key).await?;
+        } else {
+            resolved.check_outside(&table.primary_key).await?;
+        }
     }
     match &create.query {
         None => session.apply(vec![created(table, create.if_not_exists)]).await?,

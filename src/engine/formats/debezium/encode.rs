@@ -76,7 +76,12 @@ impl Halves {
 }
 
 impl Encoder for DebeziumEncoder {
-    fn encode(&mut self, chunk: &Chunk, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn encode_each(
+        &mut self,
+        chunk: &Chunk,
+        out: &mut Vec<u8>,
+        written: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), Error> {
         let rows = RowWriter::new(chunk, self.options)?;
         let halves = Halves::of(chunk, self.key.as_ref())?;
         for row in 0..chunk.len() {
@@ -86,6 +91,7 @@ impl Encoder for DebeziumEncoder {
                 Some(_) if weight < 0 => continue,
                 Some(before) => {
                     write_change(&rows, Some(before), Some(row), "u", out);
+                    written(row, out);
                     continue;
                 }
                 None => {}
@@ -96,6 +102,7 @@ impl Encoder for DebeziumEncoder {
                 } else {
                     write_change(&rows, None, Some(row), "c", out);
                 }
+                written(row, out);
             }
         }
         Ok(())

@@ -50,7 +50,12 @@ impl JsonEncoder {
 }
 
 impl Encoder for JsonEncoder {
-    fn encode(&mut self, chunk: &Chunk, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn encode_each(
+        &mut self,
+        chunk: &Chunk,
+        out: &mut Vec<u8>,
+        written: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), Error> {
         let rows = RowWriter::new(chunk, self.options)?;
         for row in 0..chunk.len() {
             let times = match &chunk.weights {
@@ -60,6 +65,7 @@ impl Encoder for JsonEncoder {
             for _ in 0..times {
                 rows.write(row, out);
                 out.push(b'\n');
+                written(row, out);
             }
         }
         Ok(())

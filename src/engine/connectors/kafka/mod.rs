@@ -1,0 +1,221 @@
+//! Topics of Kafka, and of what speaks its protocol.
+//!
+//! Source: a split is a partition, its offset that of the next record; partitions are assigned by us, never by a consumer group, and
+//! the offsets in the checkpoint are the only ones that count. Partitions that come later are read from their start. Sink:
+//! exactly once by transactions, or at least once.
+//!
+//! - [`options`] what tables and connections are given.
+//! - [`client`] clients of brokers and what their errors mean.
+//! - [`partitions`] which partitions there are and where reading begins; [`consumer`] the thread that fetches; [`messages`] what it
+//!   hands on; [`decode`] rows out of that; [`source`] the shard's side.
+//! - [`destination`] the topic of a sink; [`encode`] records out of rows; [`records`] their log; [`producer`] at least once;
+//!   [`committer`] exactly once.
+
+mod client;
+mod committer;
+mod consumer;
+mod decode;
+mod destination;
+mod encode;
+mod messages;
+mod options;
+mod partitions;
+mod producer;
+mod records;
+mod source;
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+
+use crate::engine::connectors::kafka::client::Connection;
+use crate::engine::connectors::kafka::committer::{TransactionCommitter, TransactionalSink};
+use crate::engine::connectors::kafka::destination::Destination;
+use crate::engine::connectors::kafka::encode::RecordEncoder;
+use crate::engine::connectors::kafka::options::{FORMATS, SinkOptions, SourceOptions, Topics, invalid};
+use crate::engine::connectors::options::{CommonOptions, OptionReader};
+use crate::engine::connectors::{
+    Committer, CommitterContext, Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction,
+    NothingToCommit, Result, Sink, SinkChangelogSupport, SinkContext, Source, SourceContext, SourceKey,
+};
+use crate::engine::error::Error;
+use crate::engine::formats::FormatOptions;
+use crate::options::ResolvedOptions;
+
+pub struct Kafka;
+
+#[async_trait::async_trait]
+impl Connector for Kafka {
+    fn name(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn describe(&self) -> ConnectorDescription {
+        ConnectorDescription {
+            name: "kafka",
+            title: "Kafka",
+            summary: "Reads topics of Kafka and writes them, exactly once.",
+            category: "streams",
+            direction: Direction::Both,
+            formats: FORMATS,
+            options: options::descriptions(),
+        }
+    }
+
+    fn resolve(&self, options: &ResolvedOptions, declared: Option<SchemaRef>) -> Result<Arc<dyn ConnectorTable>> {
+        let description = self.describe();
+        let reader = OptionReader::for_table(&description, options)?;
+        let format = FormatOptions::read(&reader)?;
+        options::check_format(&format)?;
+        if let Some(declared) = &declared {
+            decode::check_metadata(declared)?;
+        }
+        let topics = Topics::read(&reader)?;
+        let use_of = options.get("type").map(|of| of.text.trim().to_ascii_lowercase());
+        if use_of.as_deref() == Some("sink") && topics.only().is_none() {
+            return Err(several_topics());
+        }
+        Ok(Arc::new(KafkaTable {
+            connection: Connection::read(&reader)?,
+            source: Arc::new(SourceOptions::read(&reader, topics)?),
+            sink: Arc::new(SinkOptions::read(&reader)?),
+            schema: declared.map(|declared| with_metadata(&declared)),
+            format,
+            common: reader.common()?,
+            is_sink: use_of.as_deref() == Some("sink"),
+        }))
+    }
+
+    async fn check_connection(&self, options: &ResolvedOptions) -> Result<()> {
+        let description = self.describe();
+        let reader = OptionReader::for_connection(&description, options)?;
+        let connection = Connection::read(&reader)?;
+        let validate = options.get("validate").is_none_or(|value| value.text.trim() != "false");
+        if !validate {
+            return Ok(());
+        }
+        // One topic that need not be there asks for less than the names of all.
+        blocking(move || connection.check(Some("laminar")).map(|_| ())).await
+    }
+}
+
+async fn blocking(ask: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let joined = tokio::task::spawn_blocking(ask).await;
+    joined.unwrap_or_else(|error| Err(Error::Internal(format!("asking the Kafka server: {error}"))))
+}
+
+fn several_topics() -> Error {
+    invalid("a sink writes to one topic", "Give topic = '..' one name.")
+}
+
+/// Declared columns, and those of the message that are there without being declared.
+fn with_metadata(declared: &SchemaRef) -> SchemaRef {
+    let mut fields: Vec<Arc<Field>> = declared.fields().iter().cloned().collect();
+    for field in decode::metadata_fields() {
+        if !fields.iter().any(|known| known.name() == field.name()) {
+            fields.push(Arc::new(field));
+        }
+    }
+    Arc::new(Schema::new(fields))
+}
+
+#[derive(Debug)]
+struct KafkaTable {
+    connection: Connection,
+    source: Arc<SourceOptions>,
+    sink: Arc<SinkOptions>,
+    schema: Option<SchemaRef>,
+    format: FormatOptions,
+    common: CommonOptions,
+    /// `type = 'sink'`.
+    is_sink: bool,
+}
+
+impl KafkaTable {
+    fn destination(&self) -> Result<Destination> {
+        let topic = self.source.topics.only().ok_or_else(several_topics)?;
+        Ok(Destination {
+            connection: self.connection.clone(),
+            topic: topic.to_owned(),
+            options: Arc::clone(&self.sink),
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl ConnectorTable for KafkaTable {
+    fn connector(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn schema(&self) -> Option<SchemaRef> {
+        self.schema.clone()
+    }
+
+    fn direction(&self) -> Direction {
+        Direction::Both
+    }
+
+    fn common(&self) -> CommonOptions {
+        self.common.clone()
+    }
+
+    fn bounded(&self) -> bool {
+        self.source.bounded
+    }
+
+    fn append_only(&self) -> bool {
+        self.format.append_only()
+    }
+
+    fn source_key(&self) -> SourceKey {
+        self.format.source_key()
+    }
+
+    fn sink_changelog(&self, primary_key: Option<&[usize]>) -> SinkChangelogSupport {
+        self.format.sink_changelog(primary_key)
+    }
+
+    fn guarantee(&self) -> DeliveryGuarantee {
+        if self.sink.exactly_once {
+            DeliveryGuarantee::ExactlyOnce
+        } else {
+            DeliveryGuarantee::AtLeastOnce
+        }
+    }
+
+    async fn check_outside(&self, _key: &[String]) -> Result<()> {
+        let (connection, source) = (self.connection.clone(), Arc::clone(&self.source));
+        if self.is_sink || self.sink.create_topic.is_some() {
+            let destination = self.destination()?;
+            return blocking(move || destination.ensure_topic()).await;
+        }
+        blocking(move || {
+            connection.check(source.topics.only())?;
+            partitions::discover(&connection.asker()?, &source.topics).map(|_| ())
+        })
+        .await
+    }
+
+    fn open_source(&self, context: SourceContext) -> Result<Box<dyn Source>> {
+        source::open(self, Arc::clone(&self.source), context)
+    }
+
+    fn open_sink(&self, context: SinkContext) -> Result<Box<dyn Sink>> {
+        let encoder = RecordEncoder::new(&context.schema, &context.changelog, &self.format, &self.sink)?;
+        if self.sink.exactly_once {
+            return Ok(Box::new(TransactionalSink::new(encoder, &context)));
+        }
+        Ok(Box::new(producer::open(self.destination()?, encoder, &context)?))
+    }
+
+    async fn open_committer(&self, context: CommitterContext) -> Result<Box<dyn Committer>> {
+        if !self.sink.exactly_once {
+            return Ok(Box::new(NothingToCommit));
+        }
+        Ok(Box::new(TransactionCommitter::new(self.destination()?, &context)))
+    }
+}
+
+#[cfg(test)]
+mod tests;
