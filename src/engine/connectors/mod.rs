@@ -36,7 +36,7 @@ use crate::engine::error::Error;
 use crate::engine::graph::SinkChangelog;
 use crate::engine::message::{Chunk, Weights};
 use crate::engine::results::history::{PinnedInput, ResultHistory};
-use crate::ids::{Epoch, SubtaskIndex};
+use crate::ids::{Epoch, Generation, SubtaskIndex};
 use crate::options::ResolvedOptions;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -166,8 +166,15 @@ pub trait ConnectorTable: Send + Sync + fmt::Debug {
         })
     }
 
-    /// What commits the sink's committables; one for all subtasks, used on the I/O runtime.
-    async fn open_committer(&self) -> Result<Box<dyn Committer>> {
+    /// Whether what is outside fits the declared columns, of which `key` are the primary key; asked by CREATE TABLE of tables that
+    /// are no lookup tables, never at a restart.
+    async fn check_outside(&self, key: &[String]) -> Result<()> {
+        let _ = key;
+        Ok(())
+    }
+
+    /// What commits the sink's committables; one for all subtasks, used on the I/O runtime. No network and no disk yet.
+    async fn open_committer(&self, _context: CommitterContext) -> Result<Box<dyn Committer>> {
         Ok(Box::new(NothingToCommit))
     }
 }
@@ -338,8 +345,12 @@ pub struct SinkContext {
     /// The columns it gets.
     pub schema: SchemaRef,
     pub changelog: SinkChangelog,
-    /// What [`Sink::position`] of this sink's subtasks gave at the restored checkpoint; empty on a fresh start.
+    /// What [`Prepared::position`] of this sink's subtasks was at the restored checkpoint; empty on a fresh start.
     pub restored: Vec<String>,
+    /// As [`CommitterContext::sink`].
+    pub sink: String,
+    /// The run; those before it had smaller ones.
+    pub generation: Generation,
     pub runtime: tokio::runtime::Handle,
     pub waker: Arc<dyn Wake>,
     pub clock: Arc<dyn Clock>,
@@ -353,6 +364,15 @@ pub trait Sink: Send {
     }
 
     fn write(&mut self, chunk: &Chunk) -> Result<()>;
+
+    /// Whether `prepare` would do now; when not, the shard is woken later and asks again.
+    fn can_prepare(&mut self) -> bool {
+        true
+    }
+
+    /// The next `prepare` is the last one: the input has ended, or the pipeline stops. What would have stayed invisible until
+    /// more comes belongs into it.
+    fn stopping(&mut self) {}
 
     /// Makes what was written since the last call durable but, if the system can, invisible. Runs on the shard: work that
     /// waits goes into the returned [`Prepared::work`].
@@ -377,6 +397,13 @@ pub struct Prepared {
     pub position: Option<String>,
     /// Blocking work that must succeed before the checkpoint may complete, such as an fsync; runs on the I/O side.
     pub work: Option<Box<dyn FnOnce() -> Result<()> + Send>>,
+}
+
+/// What a committer is opened with.
+pub struct CommitterContext {
+    /// Names the sink in the world and for good: the pipeline's public id and the table's name. Epochs of one name only grow, so a
+    /// system that remembers the last one of each name can tell what it has already, and refuse a run that was replaced.
+    pub sink: String,
 }
 
 /// Finishes what sinks prepared.

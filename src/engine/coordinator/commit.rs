@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::catalog::jobs::{CheckpointKind, CheckpointRecord, Decision, InputEpoch};
 use crate::catalog::store::CatalogStore;
 use crate::clock::Clock;
-use crate::engine::connectors::Committer;
+use crate::engine::connectors::{Committer, CommitterContext};
 use crate::engine::coordinator::checkpoint::PassedBarrier;
 use crate::engine::coordinator::history::CheckpointHistory;
 use crate::engine::coordinator::persistence::{self, CarriedOutput, CheckpointIdentity};
@@ -48,11 +48,16 @@ const UNKNOWN_DECISION_WARNING: u32 = 8;
 pub struct Committers(BTreeMap<OperatorId, Mutex<Box<dyn Committer>>>);
 
 impl Committers {
-    pub async fn open(graph: &JobGraph) -> Result<Committers, Error> {
+    /// `pipeline`: its public id.
+    pub async fn open(graph: &JobGraph, pipeline: &str) -> Result<Committers, Error> {
         let mut committers = BTreeMap::new();
         for node in &graph.nodes {
             if let OperatorSpec::Sink(spec) = &node.operator {
-                committers.insert(node.id.clone(), Mutex::new(spec.table.open_committer().await?));
+                let context = CommitterContext {
+                    sink: format!("{pipeline}/{}", spec.table_name),
+                };
+                let committer = spec.table.open_committer(context).await?;
+                committers.insert(node.id.clone(), Mutex::new(committer));
             }
         }
         Ok(Committers(committers))

@@ -78,7 +78,7 @@ pub async fn find_start(
         .map_err(catalog_error)?;
     let graph = compile(shared, &pipeline, settings.parallelism).await?;
     let key_groups = key_groups_of(&pipeline)?;
-    let mut committers = Committers::open(&graph).await?;
+    let mut committers = Committers::open(&graph, &pipeline.header.public_id).await?;
     let chosen = choose(shared, &pipeline, &records, from).await?;
     let newest = records.first().map(|record| record.epoch);
     let restored_epoch = chosen.as_ref().map(|(record, _)| record.epoch);
@@ -151,7 +151,7 @@ pub(super) async fn settle_commits(shared: &Shared, pipeline: Oid) -> Result<(),
     let pipeline = pipeline_of(shared, pipeline)?;
     let settings = settings_of(&shared.catalog.snapshot(), &pipeline, shared.defaults)?;
     let graph = compile(shared, &pipeline, settings.parallelism).await?;
-    let mut committers = Committers::open(&graph).await?;
+    let mut committers = Committers::open(&graph, &pipeline.header.public_id).await?;
     let job = new_job(shared, pipeline.header.oid, crate::catalog::jobs::JobState::Scheduling);
     let place = place_of(shared, &pipeline, &job);
     let decided: Vec<DecidedEpoch> = records.iter().map(decided_epoch).collect();
