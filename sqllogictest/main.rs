@@ -21,9 +21,12 @@
 mod binary_text;
 mod client;
 mod delivery_kills;
+mod file_kills;
 mod files;
 mod kill_loop;
 mod manual;
+#[path = "../src/testing/s3_server.rs"]
+mod s3_server;
 mod scenarios;
 mod server_process;
 
