@@ -8,7 +8,7 @@ use object_store::{ObjectStoreExt, PutPayload};
 
 use crate::engine::connectors::Result;
 use crate::engine::connectors::filesystem::location::store_error;
-use crate::engine::connectors::filesystem::sink::outage::waited_out;
+use crate::engine::connectors::filesystem::sink::outage::{ATTEMPTS, tried};
 use crate::engine::connectors::filesystem::sink::record::{Rest, StagedFile};
 use crate::engine::connectors::filesystem::sink::stage::{self, Stage, Uploader};
 
@@ -77,7 +77,7 @@ impl Batch {
                     put.map(drop)
                         .map_err(|error| store_error("write to", &target.shown(&path), &error))
                 };
-                uploader.runtime.block_on(waited_out(&uploader.unwanted, put))
+                uploader.runtime.block_on(tried(&uploader.unwanted, ATTEMPTS, put))
             }
         }
     }

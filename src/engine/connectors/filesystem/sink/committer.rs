@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::engine::connectors::filesystem::location::store_error;
-use crate::engine::connectors::filesystem::sink::outage::tried;
+use crate::engine::connectors::filesystem::sink::outage::{ATTEMPTS, tried};
 use crate::engine::connectors::filesystem::sink::record::{Committable, SavedUpload, StagedFile, from_json};
 use crate::engine::connectors::filesystem::sink::stage::{gone, sync_folder};
 use crate::engine::connectors::filesystem::sink::target::{RemoteTarget, Target, staged_path};
@@ -24,9 +24,6 @@ use crate::ids::Epoch;
 
 /// Files published at the same time.
 const PARALLEL: usize = 16;
-
-/// How often each is tried, so that a throttled store does not throw all of them back; then the coordinator asks again.
-const ATTEMPTS: u32 = 8;
 
 pub struct FileCommitter {
     pub target: Target,
@@ -48,6 +45,7 @@ impl Committer for FileCommitter {
                 published.await.map_err(|error| Error::Internal(error.to_string()))?
             }
             Target::Remote(target) => {
+                // Each by itself, so that a throttled store does not throw all of them back.
                 let unwanted = CancellationToken::new();
                 let publish = |file: StagedFile| {
                     let unwanted = &unwanted;

@@ -9,6 +9,9 @@ use crate::engine::connectors::filesystem::sink::parquet_content::ParquetContent
 use crate::engine::formats::Encoder;
 use crate::engine::message::Chunk;
 
+/// Row groups of a Parquet file that goes on over so many checkpoints; each is described in every checkpoint after it.
+const ROW_GROUPS_MAX: usize = 500;
+
 pub enum Content {
     /// Records one after the other. Compressed, each piece taken out is a member by itself, as the formats allow.
     Text {
@@ -50,6 +53,11 @@ impl Content {
             // A row group: engines skip and read these, so they had better be large.
             Content::Parquet(_) => 32 * 1024 * 1024,
         }
+    }
+
+    /// What a checkpoint has to keep of the file has become large.
+    pub fn is_long(&self) -> bool {
+        matches!(self, Content::Parquet(content) if content.row_groups() >= ROW_GROUPS_MAX)
     }
 
     /// Takes all bytes out that there are so far.

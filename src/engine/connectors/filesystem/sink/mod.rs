@@ -359,7 +359,9 @@ impl FileSink {
         for file in std::mem::take(&mut self.besides) {
             self.finish(file)?;
         }
-        let is_due = |file: &OpenFile| self.is_stopping || self.options.rolling.is_due(&file.age(), now);
+        let is_due = |file: &OpenFile| {
+            self.is_stopping || file.content.is_long() || self.options.rolling.is_due(&file.age(), now)
+        };
         let due: Vec<String> = self
             .open
             .values()
@@ -559,7 +561,10 @@ impl Sink for FileSink {
 
 impl Drop for FileSink {
     fn drop(&mut self) {
-        if let Place::Remote(uploader) = &self.place {
+        // After the last barrier the sink is gone before its work is done.
+        if let Place::Remote(uploader) = &self.place
+            && !self.is_stopping
+        {
             uploader.unwanted.cancel();
         }
     }

@@ -11,6 +11,9 @@ use crate::engine::error::Error;
 use crate::error::{Report, Retry};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// For what must come to an end by itself: whoever asked then begins anew.
+pub const ATTEMPTS: u32 = 8;
+
 /// Shorter ones are everyday.
 const NOTABLE_PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(10);

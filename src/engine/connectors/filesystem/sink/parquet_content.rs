@@ -139,6 +139,11 @@ impl ParquetContent {
         writer.map_or(0, |writer| writer.bytes_written() + writer.in_progress_size())
     }
 
+    /// That were taken out.
+    pub fn row_groups(&self) -> usize {
+        self.taken.as_ref().map_or(0, |taken| taken.groups.len())
+    }
+
     /// The rows so far, as row groups of the file.
     pub fn take(&mut self) -> Result<Vec<u8>> {
         let Some(mut writer) = self.writer.take() else {

@@ -135,9 +135,15 @@ pub fn sync(folder: &Path, staged: &[PathBuf]) -> Result<()> {
             .and_then(|file| file.sync_all())
             .map_err(|error| files::io_error("sync", path.display(), &error))?;
     }
-    match staged.is_empty() {
-        true => Ok(()),
-        false => sync_folder(&folder.join(HIDDEN)),
+    if staged.is_empty() {
+        return Ok(());
+    }
+    // The first time these folders are new themselves.
+    sync_folder(&folder.join(HIDDEN))?;
+    sync_folder(folder)?;
+    match folder.parent() {
+        Some(parent) if parent.is_dir() => sync_folder(parent),
+        _ => Ok(()),
     }
 }
 
