@@ -22,12 +22,15 @@
 mod binary_text;
 mod client;
 mod delivery_kills;
+mod file_kills;
 mod files;
 #[path = "../src/testing/kafka.rs"]
 mod kafka_broker;
 mod kafka_kills;
 mod kill_loop;
 mod manual;
+#[path = "../src/testing/s3_server.rs"]
+mod s3_server;
 mod scenarios;
 mod server_process;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::server_process::{ServerProcess, describe};
-use crate::{Summary, delivery_kills, kafka_kills, kill_loop};
+use crate::{Summary, delivery_kills, file_kills, kafka_kills, kill_loop};
 
 type Outcome = Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
@@ -55,6 +55,12 @@ const SCENARIOS: &[(&str, Option<&str>, fn() -> Outcome)] = &[
     }),
     ("scenario/delivery_kafka_to_kafka", None, || {
         Box::pin(kafka_kills::kafka_to_kafka())
+    }),
+    ("scenario/delivery_file_to_folder", None, || {
+        Box::pin(file_kills::file_to_folder())
+    }),
+    ("scenario/delivery_file_to_object_store", Some("moto_server"), || {
+        Box::pin(file_kills::file_to_object_store())
     }),
     ("scenario/kill_loop", None, || Box::pin(kill_loop::run())),
 ];

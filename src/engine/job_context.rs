@@ -17,12 +17,13 @@ use crate::engine::operator::Operator;
 use crate::engine::results::history::ResultHistory;
 use crate::engine::source_head::SourceOffsets;
 use crate::error::ErrorReport;
-use crate::ids::{Epoch, OperatorId, SubtaskIndex};
+use crate::ids::{Epoch, Generation, OperatorId, SubtaskIndex};
 use crate::state;
 use crate::state::key_group::{KeyGroupRange, KeyGroups};
 use crate::state::table::{StateReader, TableWrite};
 
 pub struct JobContext {
+    pub run: RunName,
     pub graph: JobGraph,
     pub plan: FragmentPlan,
     pub key_groups: KeyGroups,
@@ -39,6 +40,14 @@ pub struct JobContext {
     /// Foreground jobs only.
     pub client: Option<Arc<ClientQueue>>,
     pub metrics: Arc<JobMetrics>,
+}
+
+/// Which run of which pipeline this is, in what its sinks leave outside.
+#[derive(Clone, Debug, Default)]
+pub struct RunName {
+    /// The public id; empty for jobs without sinks.
+    pub pipeline: String,
+    pub generation: Generation,
 }
 
 /// Builds the operator of a node that is neither an input nor a sink.

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use crate::engine::connectors::{Prepared, Sink};
 use crate::engine::error::Error;
 use crate::engine::graph::SinkChangelog;
-use crate::engine::message::{Barrier, Chunk};
+use crate::engine::message::{Barrier, BarrierKind, Chunk};
 use crate::engine::upserts::Upserts;
 use crate::failpoint;
 
@@ -75,6 +75,13 @@ impl SinkTail {
         }
         match self.barrier.take() {
             Some(barrier) if barrier.kind.persists() => {
+                if barrier.kind == BarrierKind::Stop {
+                    self.sink.stopping();
+                }
+                if !self.sink.can_prepare() {
+                    self.barrier = Some(barrier);
+                    return Ok(SinkProgress::Blocked);
+                }
                 let prepared = self.sink.prepare(barrier.epoch)?;
                 failpoint::passed("sink.after_prepare");
                 Ok(SinkProgress::Prepared(prepared))

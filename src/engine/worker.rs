@@ -360,6 +360,8 @@ impl DriverParts {
             schema: Arc::clone(&node.output.schema),
             changelog: spec.changelog.clone(),
             restored: restored.sink_positions(&node.id),
+            sink: format!("{}/{}", context.run.pipeline, node.id),
+            generation: context.run.generation,
             runtime: context.runtime.clone(),
             waker: Arc::clone(&self.waker),
             clock: Arc::clone(&context.clock),

@@ -27,7 +27,7 @@ use crate::engine::error::Error;
 use crate::engine::fragment::FragmentPlan;
 use crate::engine::graph::{GraphNode, JobGraph, OperatorSpec};
 use crate::engine::job_context::{
-    JobContext, JobEvent, OperatorPart, PartContent, RebasePolicy, RebaseRule, RestorePoint, RestoreSlot,
+    JobContext, JobEvent, OperatorPart, PartContent, RebasePolicy, RebaseRule, RestorePoint, RestoreSlot, RunName,
 };
 use crate::engine::job_metrics::JobMetrics;
 use crate::engine::message::{Barrier, BarrierKind, Chunk, Watermark};
@@ -353,6 +353,7 @@ impl Run {
         let (sender, events) = mpsc::unbounded_channel();
         let plan = FragmentPlan::of(&graph).map_err(|error| error.report())?;
         let context = Arc::new(JobContext {
+            run: RunName::default(),
             results: Arc::new(crate::engine::results::history::NoHistory),
             metrics: Arc::new(JobMetrics::of(&graph)),
             plan,

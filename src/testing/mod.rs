@@ -13,3 +13,4 @@ pub mod postgres;
 pub(crate) mod random_queries;
 pub(crate) mod row_sets;
 pub(crate) mod row_table;
+pub(crate) mod s3_server;

@@ -37,7 +37,7 @@ use crate::engine::error::Error;
 use crate::engine::graph::SinkChangelog;
 use crate::engine::message::{Chunk, Weights};
 use crate::engine::results::history::{PinnedInput, ResultHistory};
-use crate::ids::{Epoch, SubtaskIndex};
+use crate::ids::{Epoch, Generation, SubtaskIndex};
 use crate::options::ResolvedOptions;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -349,8 +349,12 @@ pub struct SinkContext {
     /// The columns it gets.
     pub schema: SchemaRef,
     pub changelog: SinkChangelog,
-    /// What [`Sink::position`] of this sink's subtasks gave at the restored checkpoint; empty on a fresh start.
+    /// What [`Prepared::position`] of this sink's subtasks was at the restored checkpoint; empty on a fresh start.
     pub restored: Vec<String>,
+    /// As [`CommitterContext::sink`].
+    pub sink: String,
+    /// The run; those before it had smaller ones.
+    pub generation: Generation,
     pub runtime: tokio::runtime::Handle,
     pub waker: Arc<dyn Wake>,
     pub clock: Arc<dyn Clock>,
@@ -364,6 +368,15 @@ pub trait Sink: Send {
     }
 
     fn write(&mut self, chunk: &Chunk) -> Result<()>;
+
+    /// Whether `prepare` would do now; when not, the shard is woken later and asks again.
+    fn can_prepare(&mut self) -> bool {
+        true
+    }
+
+    /// The next `prepare` is the last one: the input has ended, or the pipeline stops. What would have stayed invisible until
+    /// more comes belongs into it.
+    fn stopping(&mut self) {}
 
     /// Makes what was written since the last call durable but, if the system can, invisible. Runs on the shard: work that
     /// waits goes into the returned [`Prepared::work`].

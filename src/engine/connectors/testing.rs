@@ -122,6 +122,8 @@ impl Bench {
             schema: Arc::clone(schema),
             changelog,
             restored: restored.to_vec(),
+            sink: "pipe_1/public.t".to_owned(),
+            generation: crate::ids::Generation(1),
             runtime: self.runtime.handle().clone(),
             waker: Arc::new(NobodyToWake),
             clock: Arc::new(self.clock.clone()),

@@ -9,7 +9,7 @@ use crate::engine::coordinator::Shared;
 use crate::engine::error::Error;
 use crate::engine::fragment::FragmentPlan;
 use crate::engine::graph::JobGraph;
-use crate::engine::job_context::{JobContext, JobEvent, RebasePolicy, RestorePoint, RestoreSlot};
+use crate::engine::job_context::{JobContext, JobEvent, RebasePolicy, RestorePoint, RestoreSlot, RunName};
 use crate::engine::job_metrics::JobMetrics;
 use crate::engine::results::history::ResultHistory;
 use crate::engine::worker::Deployment;
@@ -17,6 +17,7 @@ use crate::state::key_group::KeyGroups;
 
 pub fn deploy(
     shared: &Shared,
+    run: RunName,
     graph: JobGraph,
     key_groups: KeyGroups,
     restored: Arc<dyn RestorePoint>,
@@ -26,6 +27,7 @@ pub fn deploy(
     let plan = FragmentPlan::of(&graph)?;
     let context = JobContext {
         metrics: Arc::new(JobMetrics::of(&graph)),
+        run,
         plan,
         graph,
         key_groups,

@@ -14,7 +14,7 @@ use crate::engine::coordinator::deploy::deploy;
 use crate::engine::coordinator::run::{News, Run};
 use crate::engine::error::Error;
 use crate::engine::graph::{JobGraph, OperatorSpec};
-use crate::engine::job_context::NothingSaved;
+use crate::engine::job_context::{NothingSaved, RunName};
 use crate::engine::job_metrics::JobMetrics;
 use crate::engine::message::Chunk;
 use crate::error::ErrorReport;
@@ -40,7 +40,14 @@ pub fn start(shared: &Shared, graph: JobGraph) -> Result<ForegroundJob, Error> {
     let (queue, rows) = ClientQueue::new(limit);
     let key_groups = KeyGroups::default();
     let restored = Arc::new(NothingSaved { key_groups });
-    let (deployment, events) = deploy(shared, graph, key_groups, restored, Some(Arc::clone(&queue)))?;
+    let (deployment, events) = deploy(
+        shared,
+        RunName::default(),
+        graph,
+        key_groups,
+        restored,
+        Some(Arc::clone(&queue)),
+    )?;
     let metrics = Arc::clone(&deployment.context().metrics);
     let run = Run::new(deployment, events, shared.defaults, Epoch(1), None);
     let _entered = shared.runtime.enter();

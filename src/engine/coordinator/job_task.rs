@@ -25,6 +25,7 @@ use crate::engine::coordinator::result_load::load_results;
 use crate::engine::coordinator::run::{CaughtUpAnswer, CheckpointRequest, CheckpointStart, Checkpoints, News, Run};
 use crate::engine::error::Error;
 use crate::engine::events::{EventKind, JobEvent};
+use crate::engine::job_context::RunName;
 use crate::engine::job_metrics::JobMetrics;
 use crate::error::{Blame, ErrorReport, Report, Retry};
 use crate::ids::{Epoch, Generation, Oid};
@@ -315,7 +316,11 @@ impl JobTask {
     }
 
     fn deploy(&mut self, start: StartPoint) -> Result<(), Error> {
-        let (deployment, events) = deploy(&self.shared, start.graph, start.key_groups, start.restored, None)?;
+        let run = RunName {
+            pipeline: start.place.path.clone(),
+            generation: start.generation,
+        };
+        let (deployment, events) = deploy(&self.shared, run, start.graph, start.key_groups, start.restored, None)?;
         *self.metrics.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&deployment.context().metrics);
         let checkpoints = CheckpointStart {
             place: start.place,

@@ -17,7 +17,7 @@ use crate::engine::coordinator::recovery::{StartPoint, catalog_error, compile, k
 use crate::engine::coordinator::settings::PipelineSettings;
 use crate::engine::error::Error;
 use crate::engine::graph::{Exchange, GraphEdge, GraphNode, JobGraph, OperatorSpec};
-use crate::engine::job_context::{JobEvent, RestorePoint};
+use crate::engine::job_context::{JobEvent, RestorePoint, RunName};
 use crate::engine::message::{Barrier, BarrierKind};
 use crate::ids::{Epoch, Oid, OperatorId};
 use crate::state::key_group::KeyGroups;
@@ -106,7 +106,7 @@ async fn load(
     restored: Arc<dyn RestorePoint>,
     epoch: Epoch,
 ) -> Result<(), Error> {
-    let (deployment, mut events) = deploy(shared, graph, key_groups, restored, None)?;
+    let (deployment, mut events) = deploy(shared, RunName::default(), graph, key_groups, restored, None)?;
     let drivers: BTreeSet<_> = deployment.driver_ids().into_iter().collect();
     let mut not_ready = drivers.clone();
     let mut not_passed = drivers;

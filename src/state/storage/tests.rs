@@ -21,6 +21,7 @@ use crate::state::manifest::{CheckpointKind, Manifest};
 use crate::state::restore::{RestoredState, verify};
 use crate::state::snapshot::{CheckpointHeader, SubtaskSnapshot, load_manifest, write_checkpoint};
 use crate::state::table::*;
+use crate::testing::s3_server::s3_server;
 
 /// What goes wrong with the next write.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -366,59 +367,11 @@ async fn a_directory_that_cannot_be_made_is_an_error() {
     assert_eq!(error.code(), SqlState::IO_ERROR);
 }
 
-/// A server that speaks the S3 protocol, ended with the test.
-struct S3Server {
-    process: std::process::Child,
-    port: u16,
-}
-
-impl Drop for S3Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-async fn s3_server() -> Option<S3Server> {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let process = std::process::Command::new("moto_server")
-        .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .ok()?;
-    let server = S3Server { process, port };
-    let client = reqwest::Client::new();
-    for _ in 0..300 {
-        if client
-            .put(format!("http://127.0.0.1:{port}/bucket"))
-            .send()
-            .await
-            .is_ok_and(|answer| answer.status().is_success())
-        {
-            return Some(server);
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    None
-}
-
 #[tokio::test]
 async fn object_stores_behave() {
-    let Some(server) = s3_server().await else {
-        assert!(
-            std::env::var_os("CI").is_none() && std::env::var_os("LAMINAR_TEST_REQUIRE_ALL").is_none(),
-            "moto_server is needed: pip install 'moto[server]'"
-        );
-        eprintln!("skipped: moto_server did not start");
-        return;
-    };
+    let Some(server) = s3_server().await else { return };
     let options = [
-        ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", server.port)),
+        ("AWS_ENDPOINT_URL", server.endpoint()),
         ("AWS_ACCESS_KEY_ID", "test".into()),
         ("AWS_SECRET_ACCESS_KEY", "test".into()),
         ("AWS_REGION", "us-east-1".into()),

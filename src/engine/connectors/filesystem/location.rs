@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;
+use object_store::multipart::MultipartStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 
+use crate::engine::connectors::filesystem::compression::Compression;
+use crate::engine::connectors::filesystem::sink::target::{RemoteTarget, Target};
+use crate::engine::connectors::filesystem::stores::{self, Stores};
 use crate::engine::connectors::options::wrong_value;
 use crate::engine::connectors::{Result, files};
 use crate::engine::error::Error;
@@ -20,12 +24,16 @@ pub struct InputFile {
     pub name: String,
     pub path: object_store::path::Path,
     pub size: u64,
+    pub compression: Compression,
 }
 
 #[derive(Clone)]
 pub struct Location {
     text: String,
     pub store: Arc<dyn ObjectStore>,
+    uploads: Option<Arc<dyn MultipartStore>>,
+    /// Of all files; `None`: what their names say.
+    compression: Option<Compression>,
     kind: Kind,
 }
 
@@ -53,7 +61,7 @@ const WILDCARDS: [char; 3] = ['*', '?', '['];
 impl Location {
     /// No I/O; `settings` are credentials and the like.
     pub fn open(text: &str, settings: Vec<(&'static str, String)>) -> Result<Location> {
-        let (store, kind): (Arc<dyn ObjectStore>, Kind) = if text.contains("://") && !text.starts_with("file://") {
+        let (stores, kind) = if text.contains("://") && !text.starts_with("file://") {
             remote(text, settings)?
         } else {
             let path = match text.strip_prefix("file://") {
@@ -61,13 +69,53 @@ impl Location {
                 Some(path) if path.contains(WILDCARDS) => PathBuf::from(path),
                 _ => files::local_path("path", text)?,
             };
-            (Arc::new(LocalFileSystem::new()), Kind::Local(path))
+            let stores = Stores {
+                objects: Arc::new(LocalFileSystem::new()),
+                uploads: None,
+            };
+            (stores, Kind::Local(path))
         };
         Ok(Location {
             text: text.to_owned(),
-            store,
+            store: stores.objects,
+            uploads: stores.uploads,
+            compression: None,
             kind,
         })
+    }
+
+    /// The same with files that are compressed so, whatever they are called.
+    pub fn compressed(self, compression: Option<Compression>) -> Location {
+        Location { compression, ..self }
+    }
+
+    /// Where a sink writes: the path names a folder then.
+    pub fn target(&self) -> Result<Target> {
+        if self.text.contains(WILDCARDS) {
+            return Err(wrong_value(
+                "path",
+                &self.text,
+                "A sink writes into one folder: name it without wildcards.",
+            ));
+        }
+        match (&self.kind, &self.uploads) {
+            (Kind::Local(path), _) => Ok(Target::Local(path.clone())),
+            (Kind::Remote { prefix, root, .. }, Some(uploads)) => Ok(Target::Remote(RemoteTarget {
+                objects: Arc::clone(&self.store),
+                uploads: Arc::clone(uploads),
+                prefix: prefix.clone(),
+                root: root.clone(),
+            })),
+            (Kind::Remote { .. }, None) => Err(Error::NotSupported {
+                what: format!("writing to \"{}\"", self.text),
+                hint: Some("Files are written to local folders, s3, gs and az.".into()),
+            }),
+        }
+    }
+
+    /// Whether the path may be written to.
+    pub fn is_folder(&self) -> bool {
+        self.target().is_ok()
     }
 
     /// Whether the files are on this machine.
@@ -86,6 +134,9 @@ impl Location {
             Kind::Remote { prefix, pattern, root } => self.list_remote(prefix, pattern.as_ref(), root).await?,
         };
         files.sort_by(|left, right| left.name.cmp(&right.name));
+        for file in &mut files {
+            file.compression = self.compression.unwrap_or(Compression::of_file(&file.name));
+        }
         Ok(files)
     }
 
@@ -99,6 +150,7 @@ impl Location {
             name: format!("{root}{}", meta.location),
             size: meta.size,
             path: meta.location,
+            compression: Compression::None,
         };
         if pattern.is_none()
             && let Ok(meta) = self.store.head(prefix).await
@@ -164,14 +216,14 @@ fn is_wanted(path: &object_store::path::Path, pattern: Option<&glob::Pattern>) -
     }
 }
 
-fn remote(text: &str, settings: Vec<(&'static str, String)>) -> Result<(Arc<dyn ObjectStore>, Kind)> {
+fn remote(text: &str, settings: Vec<(&'static str, String)>) -> Result<(Stores, Kind)> {
     let base = match text.find(WILDCARDS) {
         Some(wildcard) => &text[..text[..wildcard].rfind('/').map_or(wildcard, |slash| slash + 1)],
         None => text,
     };
     let wrong = |reason: &dyn fmt::Display| wrong_value("path", text, &format!("{reason}."));
     let url = url::Url::parse(base).map_err(|error| wrong(&error))?;
-    let (store, prefix) = object_store::parse_url_opts(&url, settings).map_err(|error| wrong(&error))?;
+    let (stores, prefix) = stores::open(&url, settings).map_err(|error| wrong(&error))?;
     // The store's root is the URL without the path inside it.
     let root = base
         .trim_end_matches('/')
@@ -183,7 +235,7 @@ fn remote(text: &str, settings: Vec<(&'static str, String)>) -> Result<(Arc<dyn 
         _ => None,
     };
     let root = if root.ends_with('/') { root } else { format!("{root}/") };
-    Ok((Arc::from(store), Kind::Remote { prefix, pattern, root }))
+    Ok((stores, Kind::Remote { prefix, pattern, root }))
 }
 
 /// Written by other programs for themselves: `.crc`, `_SUCCESS`, unfinished uploads.
@@ -237,6 +289,7 @@ fn local_file(path: &Path) -> Result<InputFile> {
         name: path.display().to_string(),
         path: inside,
         size,
+        compression: Compression::None,
     })
 }
 

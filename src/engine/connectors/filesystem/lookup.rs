@@ -7,6 +7,7 @@
 //! Not guaranteed: anything about a file that is written while it is read; put a new one in its place by renaming.
 
 use std::collections::HashMap;
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,8 +17,9 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 
+use crate::engine::connectors::filesystem::compression::Compression;
 use crate::engine::connectors::filesystem::location::{InputFile, Location, store_error};
-use crate::engine::connectors::filesystem::parquet_file;
+use crate::engine::connectors::filesystem::{parquet_file, reader};
 use crate::engine::connectors::lookup::{Lookup, LookupAnswer, LookupContext};
 use crate::engine::connectors::{METADATA_FIELD, Result};
 use crate::engine::error::Error;
@@ -196,6 +198,7 @@ impl FileLookup {
             Err(error) => Err(error),
         };
         let bytes = fetched.map_err(|error| store_error("read", &file.name, &error))?;
+        let bytes = unpacked(bytes, file).await?;
         let format = &self.files.format;
         let mut decoder: Box<dyn Decoder> = match format.format {
             Format::Csv => {
@@ -219,6 +222,26 @@ impl FileLookup {
             batches.push(decoder.take()?);
         }
     }
+}
+
+/// The contents of a file that may be compressed.
+async fn unpacked(bytes: bytes::Bytes, file: &InputFile) -> Result<bytes::Bytes> {
+    if file.compression == Compression::None {
+        return Ok(bytes);
+    }
+    let (compression, name) = (file.compression, file.name.clone());
+    let unpack = move || {
+        let mut contents = Vec::new();
+        let read = compression
+            .reader(bytes.as_ref())
+            .and_then(|mut reader| reader.read_to_end(&mut contents));
+        match read {
+            Ok(_) => Ok(contents.into()),
+            Err(error) => Err(reader::damaged(&name, &error)),
+        }
+    };
+    let unpacked = tokio::task::spawn_blocking(unpack).await;
+    unpacked.map_err(|error| Error::Internal(error.to_string()))?
 }
 
 fn hashes(columns: &[ArrayRef], rows: usize) -> Vec<u64> {

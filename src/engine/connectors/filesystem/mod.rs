@@ -1,8 +1,9 @@
 //! Many files, of this machine or of an object store, read once each.
 //!
-//! A split is a file; its offset is the byte (or, in Parquet, the row) to continue at. Files are listed once per run, in
-//! order of their names, and dealt to the subtasks in turn. After a restore files that are new are read too, finished ones
-//! are not read again, and a file that was removed before its end is an error.
+//! A split is a file; its offset is the byte of its contents (or, in Parquet, the row) to continue at. Files are listed once per
+//! run, in order of their names, and dealt to the subtasks in turn. After a restore files that are new are read too, finished ones
+//! are not read again, and a file that was removed before its end is an error. With `refresh_interval` they are listed again and
+//! again; then their names say whose they are.
 //!
 //! A path without wildcards that names nothing is an error; a pattern or folder without files is empty, with a warning.
 //!
@@ -10,30 +11,43 @@
 //!
 //! Not guaranteed: anything about files that change while they are read.
 //!
+//! As a sink, see [`sink`].
+//!
 //! As a lookup table the files are held in memory, see [`lookup`].
 //!
 //! - [`location`] what `path` means: globs, folders, URLs; listing.
+//! - [`compression`] gzip and zstd. - [`stores`] object stores by URL.
 //! - [`reader`] fetches bytes and Parquet rows ahead, on the I/O runtime.
 //! - [`parquet_file`] columns of Parquet files.
 //! - [`source`] decodes them on the shard.
 
+mod compression;
 pub(in crate::engine::connectors) mod location;
 pub(in crate::engine::connectors) mod lookup;
 mod parquet_file;
 mod reader;
+mod sink;
 mod source;
+mod stores;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use crate::engine::connectors::filesystem::compression::Compression;
 use crate::engine::connectors::filesystem::location::Location;
 use crate::engine::connectors::filesystem::lookup::{FileLookups, LookupFiles};
+use crate::engine::connectors::filesystem::sink::committer::FileCommitter;
+use crate::engine::connectors::filesystem::sink::options::SinkOptions;
 use crate::engine::connectors::lookup::{Lookup, LookupContext, LookupOptions, lookup_descriptions};
-use crate::engine::connectors::options::{CommonOptions, OptionReader, common_descriptions, flag_option, text_option};
+use crate::engine::connectors::options::{
+    CommonOptions, OptionReader, choice_option, common_descriptions, duration_option, flag_option, text_option,
+};
 use crate::engine::connectors::{
-    Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction, METADATA_FIELD, OptionDescription,
-    OptionKind, OptionScope, Result, Source, SourceContext, SourceKey,
+    Committer, CommitterContext, Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction,
+    METADATA_FIELD, OptionDescription, OptionKind, OptionScope, Result, Sink, SinkChangelogSupport, SinkContext,
+    Source, SourceContext, SourceKey,
 };
 use crate::engine::error::Error;
 use crate::engine::formats::{Format, FormatOptions, infer};
@@ -96,6 +110,27 @@ fn store_options() -> Vec<OptionDescription> {
     ]
 }
 
+fn compression_option() -> OptionDescription {
+    choice_option(
+        "compression",
+        &["source.compression"],
+        &["none", "gzip", "zstd"],
+        "How files are compressed; those read by the end of their names by default, those written not at all.",
+    )
+}
+
+fn refresh_option() -> OptionDescription {
+    OptionDescription {
+        direction: Direction::Source,
+        ..duration_option(
+            "refresh_interval",
+            &["source.refresh_interval", "discovery_interval"],
+            None,
+            "How often files that are new are looked for; without it once, and the table ends.",
+        )
+    }
+}
+
 #[async_trait::async_trait]
 impl Connector for Filesystem {
     fn name(&self) -> &'static str {
@@ -113,15 +148,18 @@ impl Connector for Filesystem {
                 "A file, a folder, a glob such as /data/*.json, or a URL: file, s3, gs, az, http.",
             )
         }];
+        options.push(compression_option());
+        options.push(refresh_option());
+        options.extend(sink::options::descriptions());
         options.extend(store_options());
         options.extend(lookup_descriptions(false));
         options.extend(common_descriptions(FORMATS));
         ConnectorDescription {
             name: "filesystem",
             title: "File system and object storage",
-            summary: "Reads files of a folder, a glob or an object store.",
+            summary: "Reads files of a folder, a glob or an object store, or writes them, exactly once.",
             category: "files",
-            direction: Direction::Source,
+            direction: Direction::Both,
             formats: FORMATS,
             options,
         }
@@ -131,8 +169,21 @@ impl Connector for Filesystem {
         let (files, common) = self.read(options)?;
         let description = self.describe();
         let reader = OptionReader::for_table(&description, options)?;
+        let is_sink = options
+            .get("type")
+            .is_some_and(|of| of.text.trim().eq_ignore_ascii_case("sink"));
+        let sink = SinkOptions::read(&reader, &files.format)?;
+        if is_sink {
+            files.location.target()?;
+            sink.check_columns(&files.format, declared.as_ref())?;
+        }
         Ok(Arc::new(FilesystemTable {
-            schema: declared.map(|declared| with_file_column(&declared)),
+            is_sink,
+            sink,
+            schema: match is_sink {
+                true => declared,
+                false => declared.map(|declared| with_file_column(&declared)),
+            },
             files: Arc::new(files),
             common,
             lookup: LookupOptions::held(&reader)?,
@@ -175,7 +226,9 @@ impl Filesystem {
         let description = self.describe();
         let reader = OptionReader::for_table(&description, options)?;
         let files = Files {
-            location: Location::open(reader.required("path")?, store_settings(&reader))?,
+            location: Location::open(reader.required("path")?, store_settings(&reader))?
+                .compressed(Compression::by_option(reader.choice("compression")?)),
+            refresh: reader.duration("refresh_interval")?,
             listed: tokio::sync::OnceCell::new(),
             format: FormatOptions::read(&reader)?,
         };
@@ -205,6 +258,8 @@ fn with_file_column(declared: &SchemaRef) -> SchemaRef {
 #[derive(Debug)]
 struct Files {
     location: Location,
+    /// How often files that are new are looked for; `None`: once, and the source ends.
+    refresh: Option<Duration>,
     /// Listed by the first subtask that needs it, so that all deal the same files.
     listed: tokio::sync::OnceCell<Arc<Vec<location::InputFile>>>,
     format: FormatOptions,
@@ -222,6 +277,9 @@ impl Files {
 
 #[derive(Debug)]
 struct FilesystemTable {
+    /// `type = 'sink'`.
+    is_sink: bool,
+    sink: SinkOptions,
     schema: Option<SchemaRef>,
     files: Arc<Files>,
     common: CommonOptions,
@@ -240,7 +298,11 @@ impl ConnectorTable for FilesystemTable {
     }
 
     fn direction(&self) -> Direction {
-        Direction::Source
+        match (self.is_sink, self.files.location.is_folder()) {
+            (true, _) => Direction::Sink,
+            (false, true) => Direction::Both,
+            (false, false) => Direction::Source,
+        }
     }
 
     fn common(&self) -> CommonOptions {
@@ -248,7 +310,7 @@ impl ConnectorTable for FilesystemTable {
     }
 
     fn bounded(&self) -> bool {
-        true
+        self.files.refresh.is_none()
     }
 
     fn append_only(&self) -> bool {
@@ -267,6 +329,32 @@ impl ConnectorTable for FilesystemTable {
         // What cannot be listed is an error where it is read.
         let is_empty = self.files.location.is_empty().await.unwrap_or(false);
         is_empty.then(|| format!("no file matches \"{}\"", self.files.location.text()))
+    }
+
+    /// Changes mean something in their order, which subtasks have not in common.
+    fn sink_parallelism_max(&self) -> Option<u32> {
+        (!self.files.format.append_only()).then_some(1)
+    }
+
+    fn sink_changelog(&self, primary_key: Option<&[usize]>) -> SinkChangelogSupport {
+        self.files.format.sink_changelog(primary_key)
+    }
+
+    async fn check_outside(&self, _key: &[String]) -> Result<()> {
+        match self.is_sink {
+            true => self.files.location.target()?.check().await,
+            false => Ok(()),
+        }
+    }
+
+    fn open_sink(&self, context: SinkContext) -> Result<Box<dyn Sink>> {
+        sink::open(self.files.location.target()?, &self.sink, &self.files.format, context)
+    }
+
+    async fn open_committer(&self, _context: CommitterContext) -> Result<Box<dyn Committer>> {
+        Ok(Box::new(FileCommitter {
+            target: self.files.location.target()?,
+        }))
     }
 
     fn lookup_options(&self) -> Option<LookupOptions> {

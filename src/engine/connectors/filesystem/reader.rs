@@ -1,16 +1,20 @@
 //! Fetches files ahead of the shard, on the I/O runtime, into a bounded queue.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Read;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::ObjectStoreExt;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
 use tokio::sync::mpsc;
+use tracing::warn;
 
 use crate::engine::connectors::filesystem::Files;
+use crate::engine::connectors::filesystem::compression::Compression;
 use crate::engine::connectors::filesystem::location::{InputFile, Location, store_error};
 use crate::engine::connectors::filesystem::parquet_file;
 use crate::engine::connectors::filesystem::source::Position;
@@ -19,7 +23,7 @@ use crate::engine::error::Error;
 use crate::engine::formats::Format;
 use crate::engine::formats::csv::CsvRecord;
 use crate::engine::message::CHUNK_ROWS_TARGET;
-use crate::error::{Retry, SqlState};
+use crate::error::{Report, Retry, SqlState};
 
 /// Bytes fetched at once; the queue holds a few such blocks.
 const BLOCK: u64 = 2 * 1024 * 1024;
@@ -27,9 +31,11 @@ pub const QUEUE_ITEMS: usize = 4;
 
 /// What the shard gets, file after file.
 pub enum Item {
-    /// The files of this subtask: split number, name, where to begin. Comes first, once.
-    Files(Vec<(usize, String, Position)>),
-    /// The file with this split number begins; the names of its CSV columns when its header is not in the bytes to come.
+    /// More files of this subtask, which are its next splits.
+    Files(Vec<String>),
+    /// The file of this split was finished and is no longer there.
+    Gone(usize),
+    /// The file of this split begins; the names of its CSV columns when its header is not in the bytes to come.
     Begin(usize, Option<Vec<String>>),
     Bytes(Bytes),
     Rows(RecordBatch),
@@ -42,7 +48,10 @@ pub struct Reader {
     pub files: Arc<Files>,
     pub subtask: usize,
     pub parallelism: usize,
-    pub restored: Vec<SplitOffset>,
+    /// The names of all restored splits.
+    pub restored: BTreeSet<String>,
+    /// Those of this subtask.
+    pub splits: Vec<(String, Position)>,
     /// Columns to take out of Parquet files.
     pub schema: SchemaRef,
     pub queue: mpsc::Sender<Item>,
@@ -69,44 +78,83 @@ impl Reader {
     }
 
     async fn read_all(&self) -> Result<()> {
-        let listed = self.files.list().await?;
-        let positions = positions(&self.restored)?;
-        for (name, position) in &positions {
-            if !position.finished && !listed.iter().any(|file| file.name == *name) {
-                return Err(removed(name));
+        let listed = match self.files.refresh {
+            None => self.files.list().await?,
+            Some(_) => Arc::new(self.files.location.list().await?),
+        };
+        let by_name: HashMap<&str, &InputFile> = listed.iter().map(|file| (file.name.as_str(), file)).collect();
+        let mut to_read = Vec::new();
+        for (index, (name, position)) in self.splits.iter().enumerate() {
+            match by_name.get(name.as_str()) {
+                Some(_) if position.finished => {}
+                Some(&file) => to_read.push((index, file.clone(), *position)),
+                None if !position.finished => return Err(removed(name)),
+                None => {
+                    if self.send(Item::Gone(index)).await.is_err() {
+                        return Ok(());
+                    }
+                }
             }
         }
-        let numbered = listed.iter().enumerate();
-        let mine: Vec<_> = match self.files.format.append_only() {
-            true => numbered.skip(self.subtask).step_by(self.parallelism).collect(),
-            // A change means something only after those before it.
-            false => numbered.take_while(|_| self.subtask == 0).collect(),
-        };
-        let position_of = |file: &InputFile| {
-            let restored = positions.iter().find(|(name, _)| *name == file.name);
-            restored.map_or(Position::default(), |(_, position)| *position)
-        };
-        let known = mine
-            .iter()
-            .map(|(split, file)| (*split, file.name.clone(), position_of(file)))
-            .collect();
-        if self.send(Item::Files(known)).await.is_err() {
-            return Ok(());
-        }
-        for (split, file) in mine {
-            let position = position_of(file);
-            if position.finished {
-                continue;
-            }
-            if self.read_file(split, file, position).await?.is_err() {
+        let mut known = self.restored.clone();
+        let mut count = self.splits.len();
+        let mut new = self.new_files(&listed, &mut known);
+        loop {
+            let names = new.iter().map(|file| file.name.clone()).collect();
+            if self.send(Item::Files(names)).await.is_err() {
                 return Ok(());
             }
+            for file in new {
+                to_read.push((count, file, Position::default()));
+                count += 1;
+            }
+            to_read.sort_by(|left, right| left.1.name.cmp(&right.1.name));
+            for (index, file, position) in to_read.drain(..) {
+                if self.read_file(index, &file, position).await?.is_err() {
+                    return Ok(());
+                }
+            }
+            let Some(interval) = self.files.refresh else {
+                return Ok(());
+            };
+            tokio::time::sleep(interval).await;
+            new = self.new_files(&self.list_again().await?, &mut known);
         }
-        Ok(())
+    }
+
+    /// The files that nobody knew and that this subtask reads.
+    fn new_files(&self, listed: &[InputFile], known: &mut BTreeSet<String>) -> Vec<InputFile> {
+        let new = listed.iter().filter(|file| known.insert(file.name.clone()));
+        let mine = new.enumerate().filter(|(number, file)| self.is_mine(*number, file));
+        mine.map(|(_, file)| file.clone()).collect()
+    }
+
+    fn is_mine(&self, number: usize, file: &InputFile) -> bool {
+        match (self.files.format.append_only(), self.files.refresh) {
+            // A change means something only after those before it.
+            (false, _) => self.subtask == 0,
+            (true, None) => number % self.parallelism == self.subtask,
+            // Others may list at another moment and see another number of files.
+            (true, Some(_)) => {
+                let hash = xxhash_rust::xxh3::xxh3_64(file.name.as_bytes());
+                hash % self.parallelism as u64 == self.subtask as u64
+            }
+        }
+    }
+
+    /// What cannot be listed now can be later.
+    async fn list_again(&self) -> Result<Vec<InputFile>> {
+        match self.files.location.list().await {
+            Err(error) if error.retry() == Retry::Backoff => {
+                warn!(%error, "could not look for new files, trying again");
+                Ok(Vec::new())
+            }
+            listed => listed,
+        }
     }
 
     async fn read_file(&self, split: usize, file: &InputFile, position: Position) -> Result<Result<(), Gone>> {
-        if position.byte > file.size {
+        if position.byte > file.size && file.compression == Compression::None {
             return Err(shrunk(file, position.byte));
         }
         let names = self.header(file, position).await?;
@@ -115,6 +163,8 @@ impl Reader {
         }
         let outcome = if self.files.format.format == Format::Parquet {
             self.read_rows(file, position.row).await?
+        } else if file.compression != Compression::None {
+            self.read_compressed(file, position.byte).await?
         } else {
             self.read_bytes(file, position.byte).await?
         };
@@ -132,7 +182,8 @@ impl Reader {
         }
         let head = head(&self.files.location, file, BLOCK).await?;
         let mut record = CsvRecord::default();
-        record.read(&head, head.len() as u64 == file.size, options);
+        let is_all = file.compression == Compression::None && head.len() as u64 == file.size;
+        record.read(&head, is_all, options);
         Ok(Some(record.texts()))
     }
 
@@ -151,6 +202,39 @@ impl Reader {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// Contents have no places that could be jumped to: what was read before is unpacked again and left out.
+    async fn read_compressed(&self, file: &InputFile, start: u64) -> Result<Result<(), Gone>> {
+        let packed = Packed {
+            store: Arc::clone(&self.files.location.store),
+            file: file.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            at: 0,
+            block: Bytes::new(),
+        };
+        let (queue, waker, file) = (self.queue.clone(), Arc::clone(&self.waker), file.clone());
+        let unpack = move || {
+            let failed = |error: std::io::Error| damaged(&file.name, &error);
+            let mut contents = file.compression.reader(packed).map_err(failed)?;
+            let skipped = std::io::copy(&mut contents.by_ref().take(start), &mut std::io::sink()).map_err(failed)?;
+            if skipped < start {
+                return Err(shrunk(&file, start));
+            }
+            loop {
+                let mut block = Vec::new();
+                contents.by_ref().take(BLOCK).read_to_end(&mut block).map_err(failed)?;
+                if block.is_empty() {
+                    return Ok(Ok(()));
+                }
+                if queue.blocking_send(Item::Bytes(block.into())).is_err() {
+                    return Ok(Err(Gone));
+                }
+                waker.wake();
+            }
+        };
+        let unpacked = tokio::task::spawn_blocking(unpack).await;
+        unpacked.map_err(|error| Error::Internal(format!("reading a compressed file broke off: {error}")))?
     }
 
     async fn read_rows(&self, file: &InputFile, start: u64) -> Result<Result<(), Gone>> {
@@ -185,19 +269,16 @@ impl Reader {
     }
 }
 
-/// The restored positions. A subtask that had not listed its files yet reported those it was given, so of two positions of
-/// a file the further one is true.
-fn positions(restored: &[SplitOffset]) -> Result<Vec<(String, Position)>> {
-    let mut positions: Vec<(String, Position)> = Vec::new();
+/// The restored positions by name, without those that are to be forgotten. Of two positions of a file the further one is true.
+pub fn positions(restored: &[SplitOffset]) -> Result<Vec<(String, Position)>> {
+    let mut positions: BTreeMap<String, Position> = BTreeMap::new();
     for offset in restored {
         let position: Position = serde_json::from_str(&offset.offset)
             .map_err(|error| Error::Internal(format!("offset of file \"{}\" cannot be read: {error}", offset.split)))?;
-        match positions.iter_mut().find(|(name, _)| *name == offset.split) {
-            Some((_, known)) => *known = (*known).max(position),
-            None => positions.push((offset.split.clone(), position)),
-        }
+        let known = positions.entry(offset.split.clone()).or_default();
+        *known = (*known).max(position);
     }
-    Ok(positions)
+    Ok(positions.into_iter().filter(|(_, position)| !position.gone).collect())
 }
 
 fn removed(name: &str) -> Error {
@@ -221,11 +302,64 @@ fn shrunk(file: &InputFile, offset: u64) -> Error {
     }
 }
 
-/// The first bytes of a file.
+/// Reads the compressed bytes of a file, on a thread that may wait.
+struct Packed {
+    store: Arc<dyn ObjectStore>,
+    file: InputFile,
+    runtime: tokio::runtime::Handle,
+    /// Of the next block.
+    at: u64,
+    block: Bytes,
+}
+
+impl Read for Packed {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.block.is_empty() && self.at < self.file.size {
+            let end = (self.at + BLOCK).min(self.file.size);
+            let fetched = self
+                .runtime
+                .block_on(self.store.get_range(&self.file.path, self.at..end));
+            self.block = fetched.map_err(std::io::Error::other)?;
+            self.at = end;
+        }
+        let count = out.len().min(self.block.len());
+        out[..count].copy_from_slice(&self.block.split_to(count));
+        Ok(count)
+    }
+}
+
+/// What a compressed file could not be read for: the store, or its own bytes.
+pub fn damaged(name: &str, error: &std::io::Error) -> Error {
+    match error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<object_store::Error>())
+    {
+        Some(error) => store_error("read", name, error),
+        None => Error::External {
+            code: SqlState::DATA_CORRUPTED,
+            message: format!("could not unpack file \"{name}\": {error}"),
+            hint: Some("Option compression says how files are compressed when their names do not.".into()),
+            retry: Retry::Never,
+        },
+    }
+}
+
+/// The first bytes of a file's contents.
 pub async fn head(location: &Location, file: &InputFile, bytes_max: u64) -> Result<Bytes> {
     if file.size == 0 {
         return Ok(Bytes::new());
     }
     let fetched = location.store.get_range(&file.path, 0..bytes_max.min(file.size)).await;
-    fetched.map_err(|error| store_error("read", &file.name, &error))
+    let bytes = fetched.map_err(|error| store_error("read", &file.name, &error))?;
+    if file.compression == Compression::None {
+        return Ok(bytes);
+    }
+    let mut contents = Vec::new();
+    let unpacked = file.compression.reader(bytes.as_ref());
+    let unpacked = unpacked.and_then(|contents_of| contents_of.take(bytes_max).read_to_end(&mut contents));
+    match unpacked {
+        // A piece of a compressed file ends somewhere.
+        Err(error) if contents.is_empty() => Err(damaged(&file.name, &error)),
+        _ => Ok(contents.into()),
+    }
 }

@@ -1,5 +1,6 @@
 //! Decodes what the reader fetched, on the shard.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use crate::engine::connectors::filesystem::reader::{Item, QUEUE_ITEMS, Reader};
+use crate::engine::connectors::filesystem::reader::{self, Item, QUEUE_ITEMS, Reader};
 use crate::engine::connectors::filesystem::{FILE, Files};
 use crate::engine::connectors::{
     BadRowHandler, METADATA_FIELD, Result, Source, SourceContext, SourcePoll, SplitOffset, files, keyed_schema,
@@ -20,6 +21,9 @@ use crate::engine::message::Weights;
 /// A file's offset as it is checkpointed. Ordered: further is greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
+    /// It was finished and is no longer there: the next start forgets it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub gone: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     pub finished: bool,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -39,12 +43,23 @@ fn is_zero(value: &u64) -> bool {
 
 pub fn open(files: Arc<Files>, table: Option<&SchemaRef>, context: SourceContext) -> Result<Box<dyn Source>> {
     let decoded = decoded_schema(&context.schema);
+    let restored = reader::positions(&context.restored)?;
+    let subtask = context.subtask.0 as usize;
+    // All subtasks were given the same, so they agree on whose a file is before they have listed any.
+    let is_mine = |number: usize| match files.format.append_only() {
+        true => number % context.parallelism as usize == subtask,
+        // A change means something only after those before it.
+        false => subtask == 0,
+    };
+    let mine = restored.iter().enumerate().filter(|(number, _)| is_mine(*number));
+    let splits: Vec<(String, Position)> = mine.map(|(_, split)| split.clone()).collect();
     let (sender, queue) = mpsc::channel(QUEUE_ITEMS);
     let reader = Reader {
         files: Arc::clone(&files),
-        subtask: context.subtask.0 as usize,
+        subtask,
         parallelism: context.parallelism as usize,
-        restored: context.restored.clone(),
+        restored: restored.into_iter().map(|(name, _)| name).collect(),
+        splits: splits.clone(),
         schema: Arc::clone(&decoded),
         queue: sender,
         waker: context.waker,
@@ -65,10 +80,10 @@ pub fn open(files: Arc<Files>, table: Option<&SchemaRef>, context: SourceContext
         files,
         queue,
         task,
-        splits: None,
-        restored: context.restored,
+        // Its end may not have been told before the checkpoint.
+        finished_splits: (0..splits.len()).filter(|index| splits[*index].1.finished).collect(),
+        splits,
         current: None,
-        finished_split: None,
         bad_rows: context.bad_rows,
         bytes_read: 0,
     }))
@@ -104,12 +119,11 @@ struct FilesystemSource {
     files: Arc<Files>,
     queue: mpsc::Receiver<Item>,
     task: tokio::task::JoinHandle<()>,
-    /// Split number, name and position; `None` until the files were listed.
-    splits: Option<Vec<(usize, String, Position)>>,
-    restored: Vec<SplitOffset>,
+    /// Name and position; a split's number is its place here.
+    splits: Vec<(String, Position)>,
     current: Option<Current>,
-    /// A split whose end is to be reported next.
-    finished_split: Option<usize>,
+    /// Splits whose end is to be reported next.
+    finished_splits: VecDeque<usize>,
     bad_rows: Arc<dyn BadRowHandler>,
     bytes_read: u64,
 }
@@ -137,13 +151,7 @@ impl Drop for FilesystemSource {
 }
 
 impl FilesystemSource {
-    fn split(&mut self, index: usize) -> Option<&mut (usize, String, Position)> {
-        self.splits.as_mut().and_then(|splits| splits.get_mut(index))
-    }
-
-    fn begin(&mut self, number: usize, names: Option<Vec<String>>) -> Result<()> {
-        let splits = self.splits.as_deref().unwrap_or_default();
-        let index = splits.iter().position(|(known, _, _)| *known == number).unwrap_or(0);
+    fn begin(&mut self, index: usize, names: Option<Vec<String>>) -> Result<()> {
         let format = &self.files.format;
         let decoder: Option<Box<dyn Decoder>> = match format.format {
             Format::Parquet => None,
@@ -173,7 +181,8 @@ impl FilesystemSource {
         let Some(mut current) = self.current.take() else {
             return Ok(None);
         };
-        let Some((number, name, mut position)) = self.split(current.index).cloned() else {
+        let index = current.index;
+        let Some((name, mut position)) = self.splits.get(index).cloned() else {
             return Ok(None);
         };
         let rows = if current.decoder.is_some() {
@@ -185,20 +194,14 @@ impl FilesystemSource {
         let exhausted = rows.is_none() && current.at_end;
         if exhausted {
             position.finished = true;
-            self.finished_split = Some(number);
+            self.finished_splits.push_back(index);
         } else {
             self.current = Some(current);
         }
-        if let Some(split) = self
-            .splits
-            .as_mut()
-            .and_then(|s| s.iter_mut().find(|(known, _, _)| *known == number))
-        {
-            split.2 = position;
-        }
+        self.splits[index].1 = position;
         rows.map(|(rows, weights)| {
             let rows = self.with_metadata(rows, &name)?;
-            Ok(SourcePoll::decoded(number, rows, weights))
+            Ok(SourcePoll::decoded(index, rows, weights))
         })
         .transpose()
     }
@@ -233,11 +236,12 @@ impl FilesystemSource {
     /// Whether something was taken out of the queue.
     fn take(&mut self, item: Item) -> Result<()> {
         match item {
-            Item::Files(splits) => {
-                self.restored.clear();
-                self.splits = Some(splits);
+            Item::Files(names) => {
+                let splits = names.into_iter().map(|name| (name, Position::default()));
+                self.splits.extend(splits);
             }
-            Item::Begin(number, names) => self.begin(number, names)?,
+            Item::Gone(index) => self.splits[index].1.gone = true,
+            Item::Begin(index, names) => self.begin(index, names)?,
             Item::Bytes(bytes) => {
                 self.bytes_read += bytes.len() as u64;
                 if let Some(current) = &mut self.current {
@@ -312,7 +316,7 @@ impl Source for FilesystemSource {
     fn poll(&mut self, rows_max: usize) -> Result<SourcePoll> {
         let rows_max = rows_max.max(1);
         loop {
-            if let Some(split) = self.finished_split.take() {
+            if let Some(split) = self.finished_splits.pop_front() {
                 return Ok(SourcePoll::SplitFinished { split });
             }
             // At the end of a file what is left of it must be looked at even when the decoder had asked for more.
@@ -335,15 +339,12 @@ impl Source for FilesystemSource {
     }
 
     fn offsets(&self) -> Vec<SplitOffset> {
-        let Some(splits) = &self.splits else {
-            return self.restored.clone();
-        };
-        let offset = |(_, name, position): &(usize, String, Position)| SplitOffset {
+        let offset = |(name, position): &(String, Position)| SplitOffset {
             split: name.clone(),
             // Numbers and flags only: cannot fail.
             offset: serde_json::to_string(position).unwrap_or_default(),
         };
-        splits.iter().map(offset).collect()
+        self.splits.iter().map(offset).collect()
     }
 
     fn bytes_read(&self) -> u64 {

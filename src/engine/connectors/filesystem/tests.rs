@@ -8,6 +8,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampNano
 use arrow::datatypes::TimeUnit;
 
 use super::*;
+use crate::engine::connectors::SourcePoll;
 use crate::engine::connectors::testing::{Bench, given};
 use crate::error::Report;
 
@@ -175,4 +176,130 @@ fn a_parquet_file_that_is_none_says_so() {
     std::fs::write(folder.path().join("a.parquet"), "{}").unwrap();
     let error = fails(&Bench::new(), table(folder.path(), "parquet").as_ref(), &[]);
     assert!(error.message.contains("a.parquet"), "{}", error.message);
+}
+
+/// Waits for a source that does not end.
+fn read_on(source: &mut dyn Source, rows: usize) -> Vec<String> {
+    crate::engine::connectors::testing::read(source, 1000, rows)
+}
+
+#[test]
+fn compressed_files_are_read_from_any_row() {
+    let bench = Bench::new();
+    for (compression, format) in [("gz", "json"), ("zst", "json"), ("gz", "csv"), ("zst", "csv")] {
+        let plain = tempfile::tempdir().unwrap();
+        write_files(plain.path(), format);
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(plain.path()).unwrap().flatten() {
+            let name = format!("{}.{compression}", entry.file_name().to_string_lossy());
+            let text = std::fs::read(entry.path()).unwrap();
+            // Two members, as tools that append make them.
+            let (first, second) = text.split_at(text.len() / 2);
+            let kind = Compression::of_file(&name);
+            let packed = [
+                kind.member(first.to_vec()).unwrap(),
+                kind.member(second.to_vec()).unwrap(),
+            ]
+            .concat();
+            std::fs::write(folder.path().join(name), packed).unwrap();
+        }
+        let packed = table(folder.path(), format);
+        assert_eq!(
+            bench.rows(packed.as_ref(), &schema()).len(),
+            3500,
+            "{format} {compression}"
+        );
+        for (before, after) in [(1, 1), (2, 3)] {
+            bench.check_restore(packed.as_ref(), &schema(), before, after, 950);
+        }
+        let options = given(&[("path", folder.path().to_str().unwrap()), ("format", format)]);
+        let inferred = bench
+            .runtime
+            .block_on(Filesystem.infer_schema(&options))
+            .unwrap()
+            .unwrap();
+        assert_eq!(inferred.fields().len(), 2);
+    }
+}
+
+#[test]
+fn a_file_that_is_not_compressed_as_it_says_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.json.gz"), "{\"n\":1}\n").unwrap();
+    let error = fails(&Bench::new(), table(folder.path(), "json").as_ref(), &[]);
+    assert_eq!(error.code, SqlState::DATA_CORRUPTED);
+    assert!(
+        error.message.contains("could not unpack file") && error.message.contains("a.json.gz"),
+        "{}",
+        error.message
+    );
+    let options = given(&[
+        ("path", folder.path().to_str().unwrap()),
+        ("format", "json"),
+        ("compression", "none"),
+    ]);
+    let plain = Filesystem.resolve(&options, Some(schema())).unwrap();
+    assert_eq!(Bench::new().rows(plain.as_ref(), &schema()).len(), 1);
+}
+
+#[test]
+fn new_files_are_found_and_each_is_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::new();
+    let put = |file: i64| {
+        let lines: String = (file * 10..file * 10 + 10)
+            .map(|n| format!("{{\"n\":{n},\"name\":\"\"}}\n"))
+            .collect();
+        // Complete when it appears.
+        std::fs::write(folder.path().join(".new"), lines).unwrap();
+        std::fs::rename(
+            folder.path().join(".new"),
+            folder.path().join(format!("{file:03}.json")),
+        )
+        .unwrap();
+    };
+    let options = given(&[
+        ("path", folder.path().to_str().unwrap()),
+        ("format", "json"),
+        ("refresh_interval", "5 ms"),
+    ]);
+    let table = Filesystem.resolve(&options, Some(schema())).unwrap();
+    assert!(!table.bounded());
+    put(0);
+    let mut found = Vec::new();
+    let mut offsets = Vec::new();
+    // Lives of changing parallelism; files come before, in and between them.
+    for life in 0..6 {
+        let parallelism = life % 3 + 1;
+        put(i64::from(life) * 2 + 1);
+        let open = |subtask| {
+            bench
+                .source(table.as_ref(), &schema(), subtask, parallelism, &offsets)
+                .unwrap()
+        };
+        let mut sources: Vec<_> = (0..parallelism).map(open).collect();
+        put(i64::from(life) * 2 + 2);
+        let wanted = (life as usize * 2 + 3) * 10 - 7;
+        while found.len() < wanted {
+            for source in &mut sources {
+                if let SourcePoll::Rows { rows, .. } = source.poll(3).unwrap() {
+                    found.extend(crate::engine::connectors::testing::texts(rows));
+                }
+            }
+        }
+        offsets = sources.iter().flat_map(|source| source.offsets()).collect();
+    }
+    let mut last = bench.source(table.as_ref(), &schema(), 0, 1, &offsets).unwrap();
+    let wanted = 130 - found.len();
+    found.extend(read_on(last.as_mut(), wanted));
+    let mut numbers: Vec<i64> = found
+        .iter()
+        .map(|row| {
+            serde_json::from_str::<serde_json::Value>(row).unwrap()["n"]
+                .as_i64()
+                .unwrap()
+        })
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..130).collect::<Vec<_>>());
 }
