@@ -550,6 +550,7 @@ impl ShardTask for Driver {
             match control {
                 Control::Activate => source.activate(),
                 Control::Barrier(barrier) => source.inject(barrier),
+                Control::Durable(epoch) => source.epoch_durable(epoch),
             }
         }
     }

@@ -23,6 +23,8 @@ use crate::state::key_group::{KeyGroupRange, KeyGroups};
 use crate::state::table::{StateReader, TableWrite};
 
 pub struct JobContext {
+    /// The public id of the pipeline; `None`: of a job without checkpoints.
+    pub pipeline: Option<String>,
     pub graph: JobGraph,
     pub plan: FragmentPlan,
     pub key_groups: KeyGroups,

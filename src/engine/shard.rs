@@ -19,6 +19,7 @@ use tracing::debug;
 
 use crate::engine::connectors::Wake;
 use crate::engine::message::Barrier;
+use crate::ids::Epoch;
 
 /// What a shard runs.
 pub trait ShardTask {
@@ -45,6 +46,8 @@ pub enum Control {
     Activate,
     /// To inputs only: put this into the stream.
     Barrier(Barrier),
+    /// To inputs only: the checkpoint of this epoch is decided.
+    Durable(Epoch),
 }
 
 /// Names a job on this worker's shards; not persisted.

@@ -25,6 +25,7 @@ use crate::engine::exchange::watermark::{Advance, WatermarkMerge};
 use crate::engine::graph::{EventTimeExpr, EventTimeSpec, SourceSpec};
 use crate::engine::message::{Barrier, CHUNK_ROWS_TARGET, Chunk, Watermark, Weights};
 use crate::engine::results::history::PinnedInput;
+use crate::ids::Epoch;
 use crate::state::table::{Distribution, OP_PUT, StateReader, TableKind, TableWrite, leading_fields};
 
 /// The table of a source's offsets and watermarks.
@@ -222,6 +223,10 @@ impl SourceHead {
 
     pub fn inject(&mut self, barrier: Barrier) {
         self.barriers.push_back(barrier);
+    }
+
+    pub fn epoch_durable(&mut self, epoch: Epoch) {
+        self.source.epoch_durable(epoch);
     }
 
     /// Whether the source had nothing more when it was last asked, and knows of nothing that has come since.
@@ -507,7 +512,6 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::engine::message::BarrierKind;
-    use crate::ids::Epoch;
     use crate::state::key_group::{KeyGroupRange, KeyGroups};
 
     const HOUR: i64 = 3_600_000_000;

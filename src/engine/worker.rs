@@ -24,7 +24,7 @@ use crate::engine::sink_tail::SinkTail;
 use crate::engine::source_head::{SavedSplits, SourceHead};
 use crate::engine::values_source::ValuesSource;
 use crate::error::Report;
-use crate::ids::SubtaskIndex;
+use crate::ids::{Epoch, SubtaskIndex};
 
 /// The shards of this process.
 pub struct Worker {
@@ -109,6 +109,11 @@ impl Deployment {
     /// Puts a barrier into every input.
     pub fn inject(&self, barrier: Barrier) {
         self.to_inputs(Control::Barrier(barrier));
+    }
+
+    /// Tells every input that the checkpoint of this epoch is decided.
+    pub fn note_durable(&self, epoch: Epoch) {
+        self.to_inputs(Control::Durable(epoch));
     }
 
     fn to_inputs(&self, control: Control) {
@@ -320,6 +325,10 @@ impl DriverParts {
                 Arc::clone(&context.clock),
             ),
             results: Arc::clone(&context.results),
+            reader: context
+                .pipeline
+                .as_ref()
+                .map(|pipeline| format!("{pipeline}/{}", spec.table_name)),
         })
     }
 

@@ -353,6 +353,7 @@ impl Run {
         let (sender, events) = mpsc::unbounded_channel();
         let plan = FragmentPlan::of(&graph).map_err(|error| error.report())?;
         let context = Arc::new(JobContext {
+            pipeline: None,
             results: Arc::new(crate::engine::results::history::NoHistory),
             metrics: Arc::new(JobMetrics::of(&graph)),
             plan,

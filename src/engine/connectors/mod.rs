@@ -166,8 +166,15 @@ pub trait ConnectorTable: Send + Sync + fmt::Debug {
         })
     }
 
-    /// What commits the sink's committables; one for all subtasks, used on the I/O runtime.
-    async fn open_committer(&self) -> Result<Box<dyn Committer>> {
+    /// Whether what is outside fits the declared columns, of which `key` are the primary key; asked by CREATE TABLE of tables that
+    /// are no lookup tables, never at a restart.
+    async fn check_outside(&self, key: &[String]) -> Result<()> {
+        let _ = key;
+        Ok(())
+    }
+
+    /// What commits the sink's committables; one for all subtasks, used on the I/O runtime. No network and no disk yet.
+    async fn open_committer(&self, _context: CommitterContext) -> Result<Box<dyn Committer>> {
         Ok(Box::new(NothingToCommit))
     }
 }
@@ -197,6 +204,8 @@ pub enum SourceKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkChangelogSupport {
     AppendOnly,
+    /// Without a PRIMARY KEY rows that only come; updates need one.
+    AppendUnlessKeyed,
     Any(SinkChangelog),
     /// Upserts, if the table has a PRIMARY KEY.
     NeedsKey,
@@ -240,6 +249,9 @@ pub struct SourceContext {
     pub bad_rows: Arc<dyn BadRowHandler>,
     /// Of the pipelines of this server.
     pub results: Arc<dyn ResultHistory>,
+    /// Names the reader in the world and for good: the pipeline's public id and the table's name. `None`: of a job that is never
+    /// restored, which must leave nothing behind.
+    pub reader: Option<String>,
 }
 
 /// Wakes the shard that runs a source or a sink; cheap, callable from any thread.
@@ -271,6 +283,10 @@ pub trait Source: Send {
 
     /// A barrier passes behind what `poll` returned so far.
     fn at_barrier(&mut self, _epoch: Epoch) {}
+
+    /// The checkpoint of an epoch is decided: no restart goes back before what [`Source::at_barrier`] was told of it. May be left out
+    /// for an epoch, and for the last one always is.
+    fn epoch_durable(&mut self, _epoch: Epoch) {}
 
     /// Where each split of this subtask stands after what `poll` returned so far: the next row to read.
     fn offsets(&self) -> Vec<SplitOffset>;
@@ -377,6 +393,13 @@ pub struct Prepared {
     pub position: Option<String>,
     /// Blocking work that must succeed before the checkpoint may complete, such as an fsync; runs on the I/O side.
     pub work: Option<Box<dyn FnOnce() -> Result<()> + Send>>,
+}
+
+/// What a committer is opened with.
+pub struct CommitterContext {
+    /// Names the sink in the world and for good: the pipeline's public id and the table's name. Epochs of one name only grow, so a
+    /// system that remembers the last one of each name can tell what it has already, and refuse a run that was replaced.
+    pub sink: String,
 }
 
 /// Finishes what sinks prepared.

@@ -17,6 +17,7 @@ use crate::state::key_group::KeyGroups;
 
 pub fn deploy(
     shared: &Shared,
+    pipeline: Option<String>,
     graph: JobGraph,
     key_groups: KeyGroups,
     restored: Arc<dyn RestorePoint>,
@@ -25,6 +26,7 @@ pub fn deploy(
     let (events, received) = mpsc::unbounded_channel();
     let plan = FragmentPlan::of(&graph)?;
     let context = JobContext {
+        pipeline,
         metrics: Arc::new(JobMetrics::of(&graph)),
         plan,
         graph,

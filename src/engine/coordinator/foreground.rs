@@ -40,7 +40,7 @@ pub fn start(shared: &Shared, graph: JobGraph) -> Result<ForegroundJob, Error> {
     let (queue, rows) = ClientQueue::new(limit);
     let key_groups = KeyGroups::default();
     let restored = Arc::new(NothingSaved { key_groups });
-    let (deployment, events) = deploy(shared, graph, key_groups, restored, Some(Arc::clone(&queue)))?;
+    let (deployment, events) = deploy(shared, None, graph, key_groups, restored, Some(Arc::clone(&queue)))?;
     let metrics = Arc::clone(&deployment.context().metrics);
     let run = Run::new(deployment, events, shared.defaults, Epoch(1), None);
     let _entered = shared.runtime.enter();

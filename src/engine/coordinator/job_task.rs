@@ -315,7 +315,15 @@ impl JobTask {
     }
 
     fn deploy(&mut self, start: StartPoint) -> Result<(), Error> {
-        let (deployment, events) = deploy(&self.shared, start.graph, start.key_groups, start.restored, None)?;
+        let pipeline = Some(start.place.path.clone());
+        let (deployment, events) = deploy(
+            &self.shared,
+            pipeline,
+            start.graph,
+            start.key_groups,
+            start.restored,
+            None,
+        )?;
         *self.metrics.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&deployment.context().metrics);
         let checkpoints = CheckpointStart {
             place: start.place,

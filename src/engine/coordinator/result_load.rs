@@ -106,7 +106,7 @@ async fn load(
     restored: Arc<dyn RestorePoint>,
     epoch: Epoch,
 ) -> Result<(), Error> {
-    let (deployment, mut events) = deploy(shared, graph, key_groups, restored, None)?;
+    let (deployment, mut events) = deploy(shared, None, graph, key_groups, restored, None)?;
     let drivers: BTreeSet<_> = deployment.driver_ids().into_iter().collect();
     let mut not_ready = drivers.clone();
     let mut not_passed = drivers;

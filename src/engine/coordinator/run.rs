@@ -403,6 +403,7 @@ impl Run {
         match outcome {
             CommitOutcome::Committed(manifest) => {
                 let epoch = manifest.epoch();
+                self.deployment.note_durable(epoch);
                 checkpoints.full = false;
                 checkpoints.parent = Some(manifest);
                 answer(current.answers, || Ok(epoch));

@@ -20,8 +20,8 @@ use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
 use crate::clock::SystemClock;
 use crate::engine::connectors::options::CommonOptions;
 use crate::engine::connectors::{
-    Committer, ConnectorTable, DeliveryGuarantee, Direction, Prepared, Sink, SinkContext, Source, SourceContext,
-    SourcePoll, SplitOffset,
+    Committer, CommitterContext, ConnectorTable, DeliveryGuarantee, Direction, Prepared, Sink, SinkContext, Source,
+    SourceContext, SourcePoll, SplitOffset,
 };
 use crate::engine::coordinator::replace::Replacement;
 use crate::engine::coordinator::settings::PipelineSettings;
@@ -322,7 +322,7 @@ impl ConnectorTable for LedgerTable {
             rows: Vec::new(),
         }))
     }
-    async fn open_committer(&self) -> Result<Box<dyn Committer>> {
+    async fn open_committer(&self, _context: CommitterContext) -> Result<Box<dyn Committer>> {
         Ok(Box::new(LedgerCommitter(Arc::clone(&self.0))))
     }
 }
