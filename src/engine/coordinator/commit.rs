@@ -283,7 +283,7 @@ pub async fn commit_sinks(
         match committers.commit(manifest).await {
             Ok(()) => return Ok(()),
             Err(error) if error.retry() == Retry::Backoff => {
-                if attempt % SINK_OUTAGE_WARNING == 0 {
+                if attempt.is_multiple_of(SINK_OUTAGE_WARNING) {
                     warn!(pipeline = %place.pipeline, epoch = %manifest.epoch(), attempt, %error, "sink cannot commit, trying again");
                 } else {
                     info!(pipeline = %place.pipeline, epoch = %manifest.epoch(), %error, "sink could not commit, trying again");
