@@ -46,14 +46,16 @@ pub struct Campaign<'a> {
     pub places: &'a [&'a str],
 }
 
-pub fn kills() -> u64 {
+/// Of a campaign that dies at so many places besides [`PLACES`].
+fn kills(further_places: usize) -> u64 {
     let setting = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    setting("LAMINAR_TEST_KILLS").unwrap_or(KILLS)
+    let wanted: u64 = setting("LAMINAR_TEST_KILLS").unwrap_or(KILLS);
+    wanted.max(2 * (PLACES.len() + further_places) as u64)
 }
 
-/// Events a second at which `events` outlast the kills of a campaign.
-pub fn rate(events: u64) -> u64 {
-    ((events as f64 / (LIFE_SECONDS * kills().max(1) as f64)) as u64).max(1)
+/// Events a second at which `events` outlast the kills of a campaign that dies at so many places besides [`PLACES`].
+pub fn rate(events: u64, further_places: usize) -> u64 {
+    ((events as f64 / (LIFE_SECONDS * kills(further_places) as f64)) as u64).max(1)
 }
 
 impl Campaign<'_> {
@@ -64,11 +66,11 @@ impl Campaign<'_> {
             .ok()
             .and_then(|text| text.parse().ok());
         let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
-        println!("     {} kills, seed {seed}", kills());
+        println!("     {} kills, seed {seed}", kills(self.places.len()));
         let mut random = StdRng::seed_from_u64(seed);
         self.create().await?;
         let places: Vec<&str> = PLACES.iter().chain(self.places).copied().collect();
-        let count = kills().max(2 * places.len() as u64);
+        let count = kills(self.places.len());
         for kill in 0..count {
             // In order, so that each has its turn; every other death is at random, as there are places that nobody has named.
             match places.get((kill / 2) as usize % places.len()) {
@@ -114,7 +116,7 @@ pub async fn file_to_file() -> Result<(), String> {
             format!(
                 "CREATE TABLE events (id BIGINT, payload TEXT)
                  WITH (connector = 'single_file', path = '{path}/events.json', format = 'json', rate = {})",
-                rate(events)
+                rate(events, 0)
             ),
             format!(
                 "CREATE TABLE delivered WITH (connector = 'single_file', path = '{path}/delivered.json', format = 'json', type = 'sink')"

@@ -88,7 +88,7 @@ async fn deliver(folder: &Path, target: &str, options: &str) -> Result<(), Strin
                 "CREATE TABLE events (id BIGINT, payload TEXT)
                  WITH (connector = 'single_file', path = '{}/events.json', format = 'json', rate = {})",
                 folder.display(),
-                rate(EVENTS)
+                rate(EVENTS, PLACES.len())
             ),
             format!(
                 "CREATE TABLE delivered (id BIGINT, third BIGINT)

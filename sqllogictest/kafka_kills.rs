@@ -34,7 +34,7 @@ pub async fn file_to_kafka() -> Result<(), String> {
             format!(
                 "CREATE TABLE events (id BIGINT, payload TEXT)
                  WITH (connector = 'single_file', path = '{path}/events.json', format = 'json', rate = {})",
-                rate(EVENTS)
+                rate(EVENTS, PLACES.len())
             ),
             target(address, &topic),
             delivery(1),
@@ -140,7 +140,7 @@ fn write_slowly(address: &str, topic: &str) -> Result<(), String> {
         producer.flush(WITHIN).map_err(text)
     };
     let step = 50;
-    let pause = Duration::from_secs_f64(step as f64 / rate(EVENTS) as f64);
+    let pause = Duration::from_secs_f64(step as f64 / rate(EVENTS, PLACES.len()) as f64);
     for (number, start) in (0..EVENTS).step_by(step).enumerate() {
         let ids = start..(start + step as u64).min(EVENTS);
         let begun = Instant::now();

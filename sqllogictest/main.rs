@@ -29,11 +29,17 @@ mod kafka_broker;
 mod kafka_kills;
 mod kill_loop;
 mod manual;
+mod postgres_deliveries;
+#[allow(dead_code)]
+#[path = "../src/testing/postgres.rs"]
+mod postgres_server;
 #[path = "../src/testing/s3_server.rs"]
 mod s3_server;
 mod scenarios;
 mod server_process;
 
+// `postgres_server` is a file of the library's tests, too, and starts tasks as the library does.
+use laminar::spawn;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;

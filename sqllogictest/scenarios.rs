@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::server_process::{ServerProcess, describe};
-use crate::{Summary, delivery_kills, file_kills, kafka_kills, kill_loop};
+use crate::{Summary, delivery_kills, file_kills, kafka_kills, kill_loop, postgres_deliveries};
 
 type Outcome = Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
@@ -61,6 +61,12 @@ const SCENARIOS: &[(&str, Option<&str>, fn() -> Outcome)] = &[
     }),
     ("scenario/delivery_file_to_object_store", Some("moto_server"), || {
         Box::pin(file_kills::file_to_object_store())
+    }),
+    ("scenario/delivery_file_to_postgres", None, || {
+        Box::pin(postgres_deliveries::file_to_postgres())
+    }),
+    ("scenario/delivery_postgres_to_postgres", None, || {
+        Box::pin(postgres_deliveries::postgres_to_postgres())
     }),
     ("scenario/kill_loop", None, || Box::pin(kill_loop::run())),
 ];

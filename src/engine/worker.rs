@@ -325,6 +325,7 @@ impl DriverParts {
                 Arc::clone(&context.clock),
             ),
             results: Arc::clone(&context.results),
+            reader: (!context.run.pipeline.is_empty()).then(|| format!("{}/{}", context.run.pipeline, spec.table_name)),
         })
     }
 

@@ -220,6 +220,8 @@ fn start_process(binaries: &Path, data: &Path, port: u16, tls: bool) -> Child {
             "unix_socket_directories=",
             "-c",
             "fsync=off",
+            "-c",
+            "wal_level=logical",
         ])
         .args(["-c", "max_connections=200", "-p", &port.to_string(), "-D"])
         .arg(data)

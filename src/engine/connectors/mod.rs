@@ -205,6 +205,8 @@ pub enum SourceKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SinkChangelogSupport {
     AppendOnly,
+    /// Without a PRIMARY KEY rows that only come; updates need one.
+    AppendUnlessKeyed,
     Any(SinkChangelog),
     /// Upserts, if the table has a PRIMARY KEY.
     NeedsKey,
@@ -248,6 +250,9 @@ pub struct SourceContext {
     pub bad_rows: Arc<dyn BadRowHandler>,
     /// Of the pipelines of this server.
     pub results: Arc<dyn ResultHistory>,
+    /// Names the reader in the world and for good: the pipeline's public id and the table's name. `None`: of a job that is never
+    /// restored, which must leave nothing behind.
+    pub reader: Option<String>,
 }
 
 /// Wakes the shard that runs a source or a sink; cheap, callable from any thread.

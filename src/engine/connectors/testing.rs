@@ -112,6 +112,7 @@ impl Bench {
             clock: Arc::new(self.clock.clone()),
             bad_rows: Arc::clone(&self.bad_rows) as Arc<dyn BadRowHandler>,
             results: Arc::new(crate::engine::results::history::NoHistory),
+            reader: None,
         }
     }
 

@@ -4,7 +4,8 @@
 //! 1. write files: the epoch is aborted, nothing happened; the next one has to hold all state again, and the output that
 //!    sinks had prepared;
 //! 2. decide (the commit point): an unknown answer is asked again until it is known; `Fenced`: a newer run exists;
-//! 3. sinks commit: tried a few times; then the job starts again, which commits before anything else;
+//! 3. sinks commit: an outage is waited out, while rows go on being processed; after another error the job starts again, which
+//!    commits before anything else, or fails;
 //! 4. note that they have: may be lost, commits are idempotent.
 
 use std::collections::BTreeMap;
@@ -36,8 +37,8 @@ use crate::state::storage::CheckpointStorage;
 /// How often writing is tried for an epoch after which the job ends; others are tried again by the next epoch.
 const LAST_WRITE_ATTEMPTS: u32 = 5;
 
-/// How often sinks are asked to commit before the job starts again.
-const SINK_COMMIT_ATTEMPTS: u32 = 5;
+/// How long the system behind a sink may be away before the log says so again.
+const SINK_OUTAGE_WARNING: u32 = 8;
 
 /// How long the decision may stay unknown before the log says so again.
 const UNKNOWN_DECISION_WARNING: u32 = 8;
@@ -270,7 +271,8 @@ impl CommitTask {
     }
 }
 
-/// Lets the sinks commit a decided epoch. Idempotent.
+/// Lets the sinks commit a decided epoch. Idempotent. A system that is away is asked until it is back: nothing can be done
+/// without it, and starting again would not help. Who does not want to wait any more drops this.
 pub async fn commit_sinks(
     place: &CheckpointPlace,
     committers: &mut Committers,
@@ -280,10 +282,14 @@ pub async fn commit_sinks(
     loop {
         match committers.commit(manifest).await {
             Ok(()) => return Ok(()),
-            Err(error) if attempt < SINK_COMMIT_ATTEMPTS && error.retry() == crate::error::Retry::Backoff => {
-                info!(pipeline = %place.pipeline, epoch = %manifest.epoch(), %error, "sink could not commit, trying again");
+            Err(error) if error.retry() == Retry::Backoff => {
+                if attempt.is_multiple_of(SINK_OUTAGE_WARNING) {
+                    warn!(pipeline = %place.pipeline, epoch = %manifest.epoch(), attempt, %error, "sink cannot commit, trying again");
+                } else {
+                    info!(pipeline = %place.pipeline, epoch = %manifest.epoch(), %error, "sink could not commit, trying again");
+                }
                 tokio::time::sleep(restart::delay(attempt, rand::random())).await;
-                attempt += 1;
+                attempt = attempt.saturating_add(1);
             }
             Err(error) => return Err(error),
         }

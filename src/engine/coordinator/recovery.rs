@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -27,6 +28,9 @@ use crate::state::manifest::Manifest;
 
 /// How far back a usable checkpoint is looked for.
 pub(super) const CHECKPOINTS_TRIED: usize = 100;
+
+/// How long a statement waits for the systems behind the sinks of a definition that it replaces.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// From where a run starts, when not from the newest checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +160,15 @@ pub(super) async fn settle_commits(shared: &Shared, pipeline: Oid) -> Result<(),
     let place = place_of(shared, &pipeline, &job);
     let decided: Vec<DecidedEpoch> = records.iter().map(decided_epoch).collect();
     let plan = plan_restore(&decided, |_| true);
-    finish_commits(&place, &mut committers, &records, &plan).await?;
+    let commits = finish_commits(&place, &mut committers, &records, &plan);
+    let Ok(finished) = tokio::time::timeout(SETTLE_TIMEOUT, commits).await else {
+        return Err(Error::TimedOut {
+            pipeline: pipeline.header.name,
+            what: "commit its output",
+            seconds: SETTLE_TIMEOUT.as_secs(),
+        });
+    };
+    finished?;
     // Must not get lost here, as it may at a start: nobody could repeat these commits.
     match plan.restore {
         Some(newest) => store

@@ -54,17 +54,12 @@ pub async fn create(session: &mut Session, create: &CreateTable, source: &str) -
         connector.infer_columns(session, &mut table).await?;
     }
     check_table(session, &snapshot, &table, &connector, create.query.is_some())?;
-    if connector.validate {
-        let resolved = connector.resolve(&table)?;
-        if connector.is_lookup() {
-            resolved.check_lookup(&table.primary_key).await?;
-        } else {
-            resolved.check_outside(&table.primary_key).await?;
-        }
+    if create.query.is_none() {
+        connector.check_outside(&table).await?;
     }
     match &create.query {
         None => session.apply(vec![created(table, create.if_not_exists)]).await?,
-        Some(query) => return create_fed(session, table, query, source, create.if_not_exists).await,
+        Some(query) => return create_fed(session, table, &connector, query, source, create.if_not_exists).await,
     };
     Ok(Response::complete(TAG))
 }
@@ -208,6 +203,19 @@ impl Connector {
         Ok(self.connector.resolve(&self.options, declared)?)
     }
 
+    /// Asks the system outside whether it has what is declared.
+    async fn check_outside(&self, table: &Table) -> Result<()> {
+        if !self.validate {
+            return Ok(());
+        }
+        let resolved = self.resolve(table)?;
+        match self.is_lookup() {
+            true => resolved.check_lookup(&table.primary_key).await?,
+            false => resolved.check_outside(&table.primary_key).await?,
+        }
+        Ok(())
+    }
+
     fn may_be_source(&self) -> bool {
         self.given_type().as_deref() != Some("sink") && self.connector.describe().direction != Direction::Sink
     }
@@ -329,6 +337,7 @@ fn table_name(table: &Table) -> QualifiedName {
 async fn create_fed(
     session: &mut Session,
     mut table: Table,
+    connector: &Connector,
     query: &QueryText,
     source: &str,
     if_not_exists: bool,
@@ -350,6 +359,7 @@ async fn create_fed(
     if let Some(sink) = compiled.inferred_sinks.iter().find(|sink| sink.table == Oid(0)) {
         table.columns.clone_from(&sink.columns);
     }
+    connector.check_outside(&table).await?;
     let pipeline_name = QualifiedName {
         schema: name.schema.clone(),
         name: free_name(&snapshot, &name),

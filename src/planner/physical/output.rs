@@ -272,7 +272,16 @@ fn changelog(stream: &Stream, target: &SinkTarget) -> Result<SinkChangelog> {
             )
             .with_hint("Declare the columns by which rows replace each other: PRIMARY KEY (column, ..)."),
         )),
-        SinkChangelogSupport::AppendOnly if stream.shape.append_only => Ok(SinkChangelog::Append),
+        SinkChangelogSupport::AppendOnly | SinkChangelogSupport::AppendUnlessKeyed if stream.shape.append_only => {
+            Ok(SinkChangelog::Append)
+        }
+        SinkChangelogSupport::AppendUnlessKeyed => Err(Error::not_supported(
+            format!(
+                "table \"{}\" has no PRIMARY KEY and cannot take updates, which this query produces",
+                target.name
+            ),
+            "Declare the columns by which rows replace each other: PRIMARY KEY (column, ..).",
+        )),
         SinkChangelogSupport::AppendOnly => Err(Error::not_supported(
             format!(
                 "table \"{}\" cannot take updates, which this query produces",

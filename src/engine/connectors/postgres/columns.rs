@@ -70,7 +70,28 @@ pub fn check(declared: &Schema, key: &[String], columns: &[Column], named: &str)
             false => fits(column.type_(), &wanted),
         };
         if !fits {
-            return Err(misfit(field, &wanted, column, named, key.contains(field.name())));
+            let of = if key.contains(field.name()) {
+                MisfitOf::Key
+            } else {
+                MisfitOf::Value
+            };
+            return Err(misfit(field, &wanted, column, named, of));
+        }
+    }
+    Ok(())
+}
+
+/// Every declared column is there, and the server takes every value of it (a number may still be too large for a narrower NUMERIC).
+pub fn check_sink(declared: &Schema, columns: &[Column], named: &str) -> Result<()> {
+    for field in declared.fields() {
+        let Some(column) = columns.iter().find(|column| column.name() == field.name()) else {
+            return Err(missing(field, columns, named));
+        };
+        let Some(given) = SqlType::from_arrow_field(field) else {
+            return Err(Error::Internal(format!("column \"{}\" has no type", field.name())));
+        };
+        if !takes(column.type_(), &given) {
+            return Err(misfit(field, &given, column, named, MisfitOf::Sink));
         }
     }
     Ok(())
@@ -90,7 +111,14 @@ fn missing(field: &Field, columns: &[Column], named: &str) -> Error {
     })
 }
 
-fn misfit(field: &Field, wanted: &SqlType, column: &Column, named: &str, is_key: bool) -> Error {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum MisfitOf {
+    Key,
+    Value,
+    Sink,
+}
+
+fn misfit(field: &Field, wanted: &SqlType, column: &Column, named: &str, misfit: MisfitOf) -> Error {
     let own = known_type(column.type_()).map_or_else(|| "TEXT".to_owned(), |of| of.to_sql());
     let report = ErrorReport::new(
         SqlState::DATATYPE_MISMATCH,
@@ -101,13 +129,17 @@ fn misfit(field: &Field, wanted: &SqlType, column: &Column, named: &str, is_key:
             column.type_().name(),
         ),
     );
-    let hint = match is_key && known_type(column.type_()).is_none() {
-        true => format!(
+    let unknown = known_type(column.type_()).is_none();
+    let hint = match misfit {
+        MisfitOf::Key if unknown => format!(
             "Use option query with a cast: SELECT {}::text AS {}, ..; rows are looked up by that value then.",
             field.name(),
             field.name()
         ),
-        false => format!("Declare it as {own}, or cast it on the server with option query."),
+        MisfitOf::Key | MisfitOf::Value => {
+            format!("Declare it as {own}, or cast it on the server with option query.")
+        }
+        MisfitOf::Sink => format!("Declare it as {own} and cast in the query that feeds the table."),
     };
     Error::Reported(report.with_hint(hint))
 }
@@ -127,6 +159,14 @@ fn integer_width(of: &SqlType) -> Option<u8> {
 
 fn is_text(of: &SqlType) -> bool {
     matches!(of, SqlType::Text | SqlType::Varchar(_) | SqlType::Char(_))
+}
+
+/// The same as [`check`] of one column whose type may have changed since; `None`: a type that is not built in.
+pub fn still_fits(of: Option<&Type>, declared: &SqlType) -> bool {
+    match of {
+        Some(of) => fits(of, declared),
+        None => is_text(declared),
+    }
 }
 
 /// Whether every value of the server's type is one of the declared type.
@@ -154,6 +194,54 @@ fn fits(of: &Type, declared: &SqlType) -> bool {
             _ => own == declared,
         },
     }
+}
+
+/// Whether the server's type takes every value of ours; of a type that only the server knows, it reads the text.
+fn takes(of: &Type, given: &SqlType) -> bool {
+    if let Kind::Domain(base) = of.kind() {
+        return takes(base, given);
+    }
+    if let (Kind::Array(element), SqlType::Array(given)) = (of.kind(), given) {
+        // Arrays of arrays are arrays of the same type to the server.
+        let innermost = match given.as_ref() {
+            SqlType::Array(_) => return takes(of, given),
+            other => other,
+        };
+        return takes(element, innermost);
+    }
+    let Some(own) = known_type(of) else {
+        return is_text(given);
+    };
+    match (&own, given) {
+        (own, given) if is_text(own) => is_text(given),
+        (SqlType::Json | SqlType::Jsonb, given) => {
+            matches!(
+                given,
+                SqlType::Json | SqlType::Jsonb | SqlType::Struct(_) | SqlType::Map(_, _)
+            )
+        }
+        (SqlType::Numeric { .. }, given) => matches!(given, SqlType::Numeric { .. }) || digits(given).is_some(),
+        (SqlType::Double, given) => *given == SqlType::Real || *given == SqlType::Double || digits(given).is_some(),
+        (own, given) => match (digits(own), digits(given)) {
+            (Some(own), Some(given)) => own >= given,
+            _ => own == given,
+        },
+    }
+}
+
+/// Bits of an integer type without its sign.
+fn digits(of: &SqlType) -> Option<u8> {
+    Some(match of {
+        SqlType::TinyInt => 7,
+        SqlType::UnsignedTinyInt => 8,
+        SqlType::SmallInt => 15,
+        SqlType::UnsignedSmallInt => 16,
+        SqlType::Int => 31,
+        SqlType::UnsignedInt => 32,
+        SqlType::BigInt | SqlType::Oid => 63,
+        SqlType::UnsignedBigInt => 64,
+        _ => return None,
+    })
 }
 
 /// Whether the server can compare its values with those of the declared type.

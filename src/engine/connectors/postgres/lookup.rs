@@ -91,7 +91,7 @@ impl PostgresLookup {
 
 /// The column as it goes into the object. Text takes values of any type by the server's own text of them; an interval is written in
 /// units that say how many months, days and microseconds it has, which no style of the server does.
-fn wanted_column(field: &Field) -> String {
+pub fn wanted_column(field: &Field) -> String {
     let name = quote_always(field.name());
     let value = format!("{ROWS}.{name}");
     match field.data_type() {

@@ -1,15 +1,32 @@
-//! Tables and queries of a Postgres database, to look rows up in.
+//! Tables of a Postgres database: rows are read from them, looked up in them and written into them.
 //!
-//! Rows are asked for by key, many keys at a time, on a few connections that are opened when they are needed and again when
-//! they broke. Values travel as JSON, in which Postgres writes every type without loss.
+//! Connections are opened when they are needed and again when they broke.
 //!
-//! Not guaranteed: that several questions see one snapshot of the database.
+//! Guarantee: what a sink writes is there once, whatever crashes: the rows of an epoch and the note that they are there are one
+//! transaction of the server. Not guaranteed: that several questions of a lookup see one snapshot of the database.
 //!
-//! - [`lookup`] questions and answers.
+//! - [`options`] what a table is told, and where the server is.
 //! - [`columns`] the types of both sides, and what fits what.
+//! - [`lookup`] questions and answers, as JSON, in which Postgres writes every type without loss.
+//! - [`source`] what sources share; [`poll`] new rows by a cursor; [`cdc`] the table and its [`changes`], which the server's [`slot`]
+//!   keeps and gives as [`pgoutput`], read by way of [`row_json`].
+//! - [`sink`] rows of an epoch as [`copy_text`] in a [`committable`]; [`committer`] the transaction, [`target`] the table.
 
+mod cdc;
+mod changes;
 mod columns;
+mod committable;
+mod committer;
+mod copy_text;
 mod lookup;
+mod options;
+mod pgoutput;
+mod poll;
+mod row_json;
+mod sink;
+mod slot;
+mod source;
+mod target;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,26 +37,38 @@ use deadpool_postgres::{Object, Pool, PoolError};
 use tokio_postgres::Statement;
 
 use crate::engine::connectors::lookup::{Lookup, LookupContext, LookupOptions, lookup_descriptions};
-use crate::engine::connectors::options::{
-    CommonOptions, OptionReader, choice_option, duration_option, integer_option, text_option, wrong_value,
-};
+use crate::engine::connectors::options::{CommonOptions, OptionReader};
+use crate::engine::connectors::postgres::cdc::CdcReader;
+use crate::engine::connectors::postgres::committer::PostgresCommitter;
+use crate::engine::connectors::postgres::options::TableUse;
+use crate::engine::connectors::postgres::poll::PollReader;
+use crate::engine::connectors::postgres::sink::PostgresSink;
+use crate::engine::connectors::postgres::slot::SlotSession;
+use crate::engine::connectors::postgres::target::Target;
 use crate::engine::connectors::{
-    Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction, OptionDescription, OptionKind,
-    OptionScope, Result,
+    Committer, CommitterContext, Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction, Result,
+    Sink, SinkChangelogSupport, SinkContext, Source, SourceContext, SourceKey,
 };
 use crate::engine::error::Error;
+use crate::engine::graph::SinkChangelog;
 use crate::error::{ErrorReport, Retry, SqlState};
 use crate::options::ResolvedOptions;
-use crate::postgres::{Address, AddressError, CONNECT_TIMEOUT, SSL_MODES, with_source};
+use crate::postgres::{Address, CONNECT_TIMEOUT, with_source};
 
-const PORT: u16 = 5432;
 const CONNECTIONS_DEFAULT: usize = 4;
 const STATEMENT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// The alias under which the table or query of the user stands in every statement.
 const ROWS: &str = "t";
 
-/// The parts of an address that a `url` gives as a whole.
-const PARTS: [&str; 6] = ["host", "port", "database", "user", "password", "sslmode"];
+/// How long a source waits when there was nothing new.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const CDC_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A slot is used by a connection that is about to end.
+const OBJECT_IN_USE: &str = "55006";
+
+/// A server whose machine is gone is known to be so after this time.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 pub struct Postgres;
 
@@ -50,15 +79,15 @@ impl Connector for Postgres {
     }
 
     fn describe(&self) -> ConnectorDescription {
-        let mut options = address_options();
-        options.extend(table_options());
+        let mut options = options::address_options();
+        options.extend(options::table_options());
         options.extend(lookup_descriptions(true));
         ConnectorDescription {
             name: "postgres",
             title: "PostgreSQL",
-            summary: "Looks rows up by key in a table or query of a Postgres database.",
+            summary: "Reads a table of a Postgres database and its changes, writes rows into it, or looks rows up in it by key.",
             category: "databases",
-            direction: Direction::Lookup,
+            direction: Direction::Both,
             formats: &[],
             options,
         }
@@ -71,7 +100,7 @@ impl Connector for Postgres {
     async fn check_connection(&self, options: &ResolvedOptions) -> Result<()> {
         let description = self.describe();
         let reader = OptionReader::for_connection(&description, options)?;
-        let address = address(&reader)?;
+        let address = options::address(&reader)?;
         let validate = options.get("validate").is_none_or(|value| value.text.trim() != "false");
         if let Some(address) = address.filter(|_| validate) {
             drop(connection(&pool(address, 1)?).await?);
@@ -86,106 +115,39 @@ impl Connector for Postgres {
     }
 }
 
-fn address_options() -> Vec<OptionDescription> {
-    let both = |option: OptionDescription| OptionDescription {
-        scope: OptionScope::Both,
-        ..option
-    };
-    let secret = |option: OptionDescription| OptionDescription {
-        kind: OptionKind::Secret,
-        ..option
-    };
-    vec![
-        both(secret(text_option(
-            "url",
-            &[],
-            None,
-            "Where the server is: postgres://user:password@host:port/database?sslmode=..; or say it in parts.",
-        ))),
-        both(text_option(
-            "host",
-            &["hostname"],
-            None,
-            "The server's name or address.",
-        )),
-        both(integer_option("port", &[], Some("5432"), "The server's port.")),
-        both(text_option(
-            "database",
-            &["dbname"],
-            None,
-            "The database; by default the one named like the user.",
-        )),
-        both(text_option("user", &["username"], None, "Who asks.")),
-        both(secret(text_option(
-            "password",
-            &[],
-            None,
-            "The user's password: give a SECRET.",
-        ))),
-        both(choice_option(
-            "sslmode",
-            &[],
-            SSL_MODES,
-            "Whether the connection is encrypted and the server verified, as in libpq; prefer by default.",
-        )),
-        both(text_option(
-            "sslrootcert",
-            &[],
-            None,
-            "A file with the certificates that the server's must be signed by.",
-        )),
-    ]
-}
-
-fn table_options() -> Vec<OptionDescription> {
-    vec![
-        text_option(
-            "table",
-            &["table_name"],
-            None,
-            "The table or view: name or schema.name, spelled as it is.",
-        ),
-        text_option(
-            "query",
-            &[],
-            None,
-            "A SELECT in the database's own SQL, instead of a table.",
-        ),
-        integer_option(
-            "connections",
-            &["pool_size"],
-            Some("4"),
-            "At most this many connections a pipeline.",
-        ),
-        duration_option(
-            "statement_timeout",
-            &[],
-            Some("30 s"),
-            "The server ends a question that takes longer; it is asked again until lookup_timeout.",
-        ),
-    ]
-}
-
 impl Postgres {
-    fn table(&self, options: &ResolvedOptions, declared: Option<SchemaRef>) -> Result<PostgresTable> {
+    fn table(&self, given: &ResolvedOptions, declared: Option<SchemaRef>) -> Result<PostgresTable> {
         let description = self.describe();
-        let reader = OptionReader::for_table(&description, options)?;
-        let Some(mut address) = address(&reader)? else {
+        let reader = OptionReader::for_table(&description, given)?;
+        let Some(mut address) = options::address(&reader)? else {
             let message = "connector \"postgres\" needs option \"url\" or \"host\"";
             return Err(invalid(message, "Give them to the table or to its connection."));
         };
-        let timeout = reader
-            .duration("statement_timeout")?
-            .unwrap_or(STATEMENT_TIMEOUT_DEFAULT);
-        if address.config.get_options().is_none() {
+        let using = options::table_use(&reader, given)?;
+        let timeout = reader.duration("statement_timeout")?;
+        let timeout = timeout.or((using == TableUse::Lookup).then_some(STATEMENT_TIMEOUT_DEFAULT));
+        if let (None, Some(timeout)) = (address.config.get_options(), timeout) {
             let milliseconds = timeout.as_millis();
             address.config.options(format!("-c statement_timeout={milliseconds}"));
         }
+        address
+            .config
+            .keepalives_idle(SILENCE_MAX)
+            .tcp_user_timeout(SILENCE_MAX);
         let connections = reader.integer("connections", 1)?;
         let connections = connections.and_then(|count| usize::try_from(count).ok());
+        let interval = reader.duration("poll_interval")?;
         Ok(PostgresTable {
+            using,
+            interval: interval.unwrap_or(if using == TableUse::Cdc {
+                CDC_INTERVAL
+            } else {
+                POLL_INTERVAL
+            }),
+            cursor: reader.text("cursor_column").unwrap_or_default().to_owned(),
+            publication: reader.text("publication").map(str::to_owned),
             source: Arc::new(TableSource {
-                relation: relation(&reader)?,
+                relation: options::relation(&reader)?,
                 shown: reader.text("table").unwrap_or("the query").to_owned(),
                 pool: pool(address, connections.unwrap_or(CONNECTIONS_DEFAULT))?,
             }),
@@ -195,76 +157,17 @@ impl Postgres {
     }
 }
 
-/// `None`: neither a URL nor a host is given.
-fn address(reader: &OptionReader<'_>) -> Result<Option<Address>> {
-    let parts = reader.given_texts(|name| PARTS.contains(&name));
-    if let Some(url) = reader.text("url") {
-        if let Some((name, _)) = parts.first() {
-            let message = format!("options \"url\" and \"{name}\" exclude each other");
-            return Err(invalid(&message, "Say everything in the URL, or everything in parts."));
-        }
-        return Address::parse(url).map(Some).map_err(unusable);
-    }
-    let Some(host) = reader.text("host") else {
-        return Ok(None);
-    };
-    let mut config = tokio_postgres::Config::new();
-    let port = match reader.integer("port", 1)? {
-        None => PORT,
-        Some(port) => {
-            u16::try_from(port).map_err(|_| wrong_value("port", &port.to_string(), "It is at most 65535."))?
-        }
-    };
-    config.host(host).port(port);
-    if let Some(database) = reader.text("database") {
-        config.dbname(database);
-    }
-    if let Some(user) = reader.text("user") {
-        config.user(user);
-    }
-    if let Some(password) = reader.text("password") {
-        config.password(password);
-    }
-    let roots = reader.text("sslrootcert").map(str::to_owned);
-    Address::new(config, reader.choice("sslmode")?, roots)
-        .map(Some)
-        .map_err(|reason| invalid(&reason, "They mean what they mean in libpq."))
-}
-
-fn unusable(error: AddressError) -> Error {
-    invalid(
-        &format!("invalid address of a Postgres server: {error}"),
-        "It looks like postgres://user:password@host:5432/database.",
-    )
+/// Words that mean something to the server are names here.
+fn quote_always(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn invalid(message: &str, hint: &str) -> Error {
     Error::Option(ErrorReport::new(SqlState::INVALID_PARAMETER_VALUE, message).with_hint(hint))
 }
 
-/// What stands in FROM.
-fn relation(reader: &OptionReader<'_>) -> Result<String> {
-    match (reader.text("table"), reader.text("query")) {
-        (Some(table), None) => Ok(table.split('.').map(quote_always).collect::<Vec<_>>().join(".")),
-        (None, Some(query)) => Ok(format!("({})", query.trim().trim_end_matches(';'))),
-        (Some(_), Some(_)) => Err(invalid(
-            "options \"table\" and \"query\" exclude each other",
-            "Give one of them.",
-        )),
-        (None, None) => Err(invalid(
-            "connector \"postgres\" needs option \"table\" or \"query\"",
-            "table = 'schema.name', or query = 'SELECT ..'.",
-        )),
-    }
-}
-
-/// Words that mean something to the server are names here.
-fn quote_always(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 fn pool(address: Address, connections: usize) -> Result<Pool> {
-    address.pool(connections).map_err(unusable)
+    address.pool(connections).map_err(options::unusable)
 }
 
 async fn connection(pool: &Pool) -> Result<Object> {
@@ -295,7 +198,7 @@ fn failed(what: &str, error: &tokio_postgres::Error) -> Error {
         };
     };
     // 08 connection, 40 conflict with others, 53 no resources, 57 shut down, starting, or a statement took too long, 58 disk.
-    let passes = ["08", "40", "53", "57", "58"]
+    let passes = ["08", "40", "53", "57", "58", OBJECT_IN_USE]
         .iter()
         .any(|class| database.code().code().starts_with(class));
     Error::External {
@@ -333,6 +236,11 @@ impl TableSource {
 }
 
 struct PostgresTable {
+    using: TableUse,
+    /// Of sources, as the next two.
+    interval: Duration,
+    cursor: String,
+    publication: Option<String>,
     source: Arc<TableSource>,
     lookup: LookupOptions,
     schema: Option<SchemaRef>,
@@ -355,7 +263,29 @@ impl ConnectorTable for PostgresTable {
     }
 
     fn direction(&self) -> Direction {
-        Direction::Lookup
+        match self.using {
+            TableUse::Lookup => Direction::Lookup,
+            TableUse::Sink => Direction::Sink,
+            TableUse::Poll | TableUse::Cdc => Direction::Source,
+        }
+    }
+
+    fn append_only(&self) -> bool {
+        self.using != TableUse::Cdc
+    }
+
+    fn source_key(&self) -> SourceKey {
+        match self.using {
+            TableUse::Cdc => SourceKey::Required,
+            _ => SourceKey::Unused,
+        }
+    }
+
+    fn sink_changelog(&self, primary_key: Option<&[usize]>) -> SinkChangelogSupport {
+        match primary_key {
+            Some(key) => SinkChangelogSupport::Any(SinkChangelog::Upsert { key: key.to_vec() }),
+            None => SinkChangelogSupport::AppendUnlessKeyed,
+        }
     }
 
     fn common(&self) -> CommonOptions {
@@ -378,10 +308,77 @@ impl ConnectorTable for PostgresTable {
         }
     }
 
+    async fn check_outside(&self, key: &[String]) -> Result<()> {
+        let statement = self.source.describe().await?;
+        let named = self.source.named();
+        let Some(declared) = &self.schema else {
+            return Ok(());
+        };
+        match self.using {
+            TableUse::Sink => columns::check_sink(declared, statement.columns(), &named)?,
+            _ => columns::check(declared, &[], statement.columns(), &named)?,
+        }
+        if self.using == TableUse::Poll {
+            return poll::check_cursor(&self.cursor, statement.columns(), &named);
+        }
+        let client = connection(&self.source.pool).await?;
+        let target = Target::look(&client, &self.source.relation, !key.is_empty()).await?;
+        if self.using == TableUse::Cdc {
+            let session = SlotSession {
+                client: &client,
+                named: &named,
+            };
+            return session.check(&target, key).await;
+        }
+        let names: Vec<String> = declared.fields().iter().map(|field| field.name().clone()).collect();
+        target.check(&names, key, &named)
+    }
+
+    fn open_source(&self, context: SourceContext) -> Result<Box<dyn Source>> {
+        let (named, table) = (self.source.named(), Arc::clone(&self.source));
+        let schema = Arc::clone(&context.schema);
+        if self.using == TableUse::Poll {
+            let make = |restored, _| PollReader::new(table, schema, self.cursor.clone(), self.interval, restored);
+            return source::open(&context, named, false, make);
+        }
+        let make = |restored: Option<String>, durable| {
+            let offset = restored.as_deref().map(cdc::parse_offset).transpose()?;
+            Ok(CdcReader {
+                source: table,
+                schema,
+                key: context.key.clone().unwrap_or_default(),
+                slot: context.reader.as_deref().map(slot::slot_name),
+                publication: self.publication.clone(),
+                interval: self.interval,
+                begun_before: offset.as_ref().is_some_and(|offset| offset.in_snapshot),
+                offset,
+                durable,
+            })
+        };
+        source::open(&context, named, true, make)
+    }
+
+    fn open_sink(&self, context: SinkContext) -> Result<Box<dyn Sink>> {
+        Ok(Box::new(PostgresSink::new(&context)))
+    }
+
+    async fn open_committer(&self, context: CommitterContext) -> Result<Box<dyn Committer>> {
+        Ok(Box::new(PostgresCommitter::new(
+            self.source.pool.clone(),
+            self.source.relation.clone(),
+            self.source.named(),
+            context,
+        )))
+    }
+
     fn open_lookup(&self, context: LookupContext) -> Result<Arc<dyn Lookup>> {
         Ok(Arc::new(lookup::PostgresLookup::new(Arc::clone(&self.source), context)))
     }
 }
 
+#[cfg(test)]
+mod sink_tests;
+#[cfg(test)]
+mod source_tests;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use crate::engine::message::Chunk;
 use crate::error::{Report, Retry};
 use crate::testing::postgres::TestPostgres;
 
-async fn run(url: &str, sql: &str) {
+pub async fn run(url: &str, sql: &str) {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
     let driver = crate::spawn::named("test connection", connection);
     client.batch_execute(sql).await.unwrap();
@@ -27,7 +27,7 @@ async fn run(url: &str, sql: &str) {
 }
 
 /// `id BIGINT, name TEXT`; a comma inside a type has no blank behind it.
-fn columns(declared: &str) -> SchemaRef {
+pub fn columns(declared: &str) -> SchemaRef {
     let mut fields = Vec::new();
     for column in declared.split(", ") {
         let (name, of) = column.split_once(' ').unwrap();
@@ -37,7 +37,8 @@ fn columns(declared: &str) -> SchemaRef {
 }
 
 fn table(options: &[(&str, &str)], declared: &str) -> Result<Arc<dyn ConnectorTable>> {
-    Postgres.resolve(&given(options), Some(columns(declared)))
+    let options: Vec<(&str, &str)> = options.iter().copied().chain([("type", "lookup")]).collect();
+    Postgres.resolve(&given(&options), Some(columns(declared)))
 }
 
 fn open(table: &Arc<dyn ConnectorTable>, key: &[&str], wanted: &[&str]) -> Arc<dyn Lookup> {
