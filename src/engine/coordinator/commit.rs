@@ -278,7 +278,7 @@ pub async fn commit_sinks(
     committers: &mut Committers,
     manifest: &Manifest,
 ) -> Result<(), Error> {
-    let mut attempt = 1;
+    let mut attempt: u32 = 1;
     loop {
         match committers.commit(manifest).await {
             Ok(()) => return Ok(()),

@@ -379,7 +379,7 @@ mod tests {
         };
         assert_eq!(split.offset().offset, "{\"next\":42}");
         let found = restored(&[split.offset()], 0, 1).unwrap();
-        assert_eq!(found.own, [split.clone()]);
+        assert_eq!(found.own, std::slice::from_ref(&split));
         assert!(found.others_are_new);
         let found = restored(&[split.offset(), unknown_partitions()], 0, 1).unwrap();
         assert_eq!(found.own, [split]);

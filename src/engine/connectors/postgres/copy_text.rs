@@ -119,7 +119,7 @@ fn write_time_value(any: &dyn Array, row: usize, out: &mut Vec<u8>) -> Result<()
             match days {
                 i32::MAX => out.extend_from_slice(b"infinity"),
                 i32::MIN => out.extend_from_slice(b"-infinity"),
-                days => with_era(days, out, |days, out| write_date(days, out)),
+                days => with_era(days, out, write_date),
             }
         }
         DataType::Time64(TimeUnit::Microsecond) => {

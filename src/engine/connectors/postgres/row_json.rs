@@ -61,7 +61,7 @@ fn write_value(form: &Form, text: &str, out: &mut Vec<u8>) {
             } else {
                 0
             };
-            let mut rest = text[from..].as_bytes();
+            let mut rest = &text.as_bytes()[from..];
             write_array(element, &mut rest, out);
         }
     }
