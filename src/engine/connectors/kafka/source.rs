@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
@@ -19,6 +20,9 @@ use crate::engine::connectors::{BadRowHandler, Result, Source, SourceContext, So
 use crate::engine::error::Error;
 use crate::ids::Epoch;
 
+/// What ends with something that is no record, such as the mark of a transaction, ends when nothing has come for so long: a broker
+/// may say that there is nothing more a moment before it shows what a transaction wrote that it has ended.
+const SETTLED: Duration = Duration::from_millis(500);
 /// Barriers whose epochs were neither decided nor given up that are remembered.
 const BARRIERS_KEPT: usize = 16;
 
@@ -65,7 +69,8 @@ pub fn open(table: &KafkaTable, options: Arc<SourceOptions>, context: SourceCont
 /// A split and what is known of it.
 struct Reading {
     split: Split,
-    at_end: bool,
+    /// Since when there is nothing more for now.
+    at_end: Option<Instant>,
     finished: bool,
 }
 
@@ -73,14 +78,15 @@ impl Reading {
     fn new(split: Split) -> Reading {
         Reading {
             split,
-            at_end: false,
+            at_end: None,
             finished: false,
         }
     }
 
     fn has_ended(&self) -> bool {
         let position = &self.split.position;
-        position.end.is_some_and(|end| self.at_end || position.next >= end)
+        let is_settled = || self.at_end.is_some_and(|since| since.elapsed() >= SETTLED);
+        position.end.is_some_and(|end| position.next >= end || is_settled())
     }
 }
 
@@ -144,15 +150,24 @@ impl KafkaSource {
             }
             Item::Messages(index, batch) => {
                 self.bytes_read += batch.size() as u64;
-                self.splits[index].at_end = false;
+                self.splits[index].at_end = None;
                 if !self.splits[index].finished {
                     self.current = Some((index, batch, 0));
                 }
             }
-            Item::AtEnd(index) => self.splits[index].at_end = true,
+            Item::AtEnd(index) => self.splits[index].at_end = Some(Instant::now()),
             Item::Failed(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// When to look again whether bounded input has ended.
+    fn settles_at(&self) -> Option<Instant> {
+        let waiting = self.splits.iter().filter(|reading| self.bounded && !reading.finished);
+        waiting
+            .filter_map(|reading| reading.at_end)
+            .min()
+            .map(|since| since + SETTLED)
     }
 
     /// A split of bounded input that has just come to its end.
@@ -187,7 +202,7 @@ impl Source for KafkaSource {
             }
             match self.queue.try_recv() {
                 Ok(item) => self.take(item)?,
-                Err(TryRecvError::Empty) => return Ok(SourcePoll::Pending(None)),
+                Err(TryRecvError::Empty) => return Ok(SourcePoll::Pending(self.settles_at())),
                 Err(TryRecvError::Disconnected) => {
                     return Err(Error::Internal("the thread of a Kafka source has ended".into()));
                 }
@@ -226,7 +241,7 @@ impl Source for KafkaSource {
     }
 
     fn is_behind(&self) -> bool {
-        let waiting = |reading: &Reading| !reading.at_end && !reading.finished;
+        let waiting = |reading: &Reading| reading.at_end.is_none() && !reading.finished;
         !self.knows_all || self.current.is_some() || !self.queue.is_empty() || self.splits.iter().any(waiting)
     }
 

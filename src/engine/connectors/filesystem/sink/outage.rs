@@ -16,7 +16,11 @@ pub const ATTEMPTS: u32 = 8;
 
 /// Shorter ones are everyday.
 const NOTABLE_PAUSE: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = if cfg!(test) {
+    Duration::from_millis(100)
+} else {
+    Duration::from_secs(10)
+};
 
 /// Tries until it succeeds, fails for good, or nobody wants it any more.
 pub async fn waited_out<T, F: Future<Output = Result<T>>>(
