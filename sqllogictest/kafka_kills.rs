@@ -20,7 +20,7 @@ use crate::server_process::ServerProcess;
 const PLACES: &[&str] = &["kafka.before_progress", "kafka.before_commit", "kafka.after_commit"];
 const EVENTS: u64 = 20_000;
 const PARTITIONS: i32 = 3;
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = Duration::from_secs(180);
 
 pub async fn file_to_kafka() -> Result<(), String> {
     let Some(kafka) = broker().await? else { return Ok(()) };
