@@ -86,6 +86,8 @@ pub struct ConsumerThread {
     pub queue: mpsc::Sender<Item>,
     pub waker: Arc<dyn Wake>,
     pub orders: Arc<Orders>,
+    /// A partition is not read any more, as a broker said that it does not have what is next.
+    pub stands_still: bool,
 }
 
 /// The source is gone.
@@ -243,6 +245,12 @@ impl ConsumerThread {
             let Ok(found_any) = self.take_all(consumer, &queues)? else {
                 return Ok(None);
             };
+            if std::mem::take(&mut self.stands_still) {
+                // The client reads such a partition no more until it is assigned anew. A broker that only stumbled has the
+                // records after all, which is looked at first.
+                std::thread::sleep(RETRY);
+                return Ok(Some(Vec::new()));
+            }
             if !self.options.bounded && Instant::now() >= look_at {
                 look_at = Instant::now() + self.options.discovery;
                 match self.find_more(consumer, false) {
@@ -300,7 +308,7 @@ impl ConsumerThread {
         // First what was fetched before the queues were split off, which comes before what is in them; and errors.
         while let Some(event) = consumer.poll(Duration::ZERO) {
             found_any = true;
-            if self.take_from_main(consumer, event)?.is_err() {
+            if self.take_from_main(event)?.is_err() {
                 return Ok(Err(Gone));
             }
         }
@@ -314,7 +322,7 @@ impl ConsumerThread {
                         at_end = true;
                         break;
                     }
-                    Some(Err(error)) => self.heard(consumer, &error)?,
+                    Some(Err(error)) => self.heard(&error)?,
                     None => break,
                 }
             }
@@ -343,7 +351,6 @@ impl ConsumerThread {
 
     fn take_from_main(
         &mut self,
-        consumer: &BaseConsumer<Listener>,
         event: std::result::Result<BorrowedMessage<'_>, KafkaError>,
     ) -> Result<std::result::Result<(), Gone>> {
         match event {
@@ -367,22 +374,18 @@ impl ConsumerThread {
                     _ => Ok(Ok(())),
                 }
             }
-            Err(error) => self.heard(consumer, &error).map(Ok),
+            Err(error) => self.heard(&error).map(Ok),
         }
     }
 
-    /// An error that came in place of a message. Those that pass are left to the client, which tries again.
-    fn heard(&mut self, consumer: &BaseConsumer<Listener>, error: &KafkaError) -> Result<()> {
+    /// An error that came in place of a message. Most are left to the client, which tries again.
+    fn heard(&mut self, error: &KafkaError) -> Result<()> {
         use RDKafkaErrorCode as Code;
         match code_of(error) {
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
-                // Not so if the broker only stumbled: then the client goes on where it was.
-                self.patiently(|this| this.check_all_kept(consumer)).map(|_| ())?;
-                if self.options.skip_lost {
-                    self.seek(consumer)
-                } else {
-                    Ok(())
-                }
+                info!(%error, "a broker does not have the records that are read next, looking where partitions stand");
+                self.stands_still = true;
+                Ok(())
             }
             Some(code @ (Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed)) => Err(external(
                 "could not read from the Kafka server",
@@ -394,16 +397,6 @@ impl ConsumerThread {
                 Ok(())
             }
         }
-    }
-
-    /// Goes on where the splits stand after lost records were passed over.
-    fn seek(&self, consumer: &BaseConsumer<Listener>) -> Result<()> {
-        for split in &self.splits {
-            let (partition, next) = (&split.partition, Offset::Offset(split.position.next));
-            // One that is not being fetched yet begins there anyway.
-            let _ = consumer.seek(&partition.topic, partition.number, next, RETRY);
-        }
-        Ok(())
     }
 
     fn commit(&self, consumer: &BaseConsumer<Listener>) {

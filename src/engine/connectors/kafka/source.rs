@@ -48,6 +48,7 @@ pub fn open(table: &KafkaTable, options: Arc<SourceOptions>, context: SourceCont
         queue: sender,
         waker: context.waker,
         orders: Arc::clone(&orders),
+        stands_still: false,
     };
     crate::spawn::thread(format!("kafka-source-{}", context.subtask.0), || thread.run())
         .map_err(|error| Error::Internal(format!("could not start a thread: {error}")))?;

@@ -246,7 +246,7 @@ fn written(bench: &Bench, table: &dyn ConnectorTable, range: std::ops::Range<i64
         .open_sink(bench.sink_context(&ids(), SinkChangelog::Append, &[]))
         .unwrap();
     sink.write(&rows(range)).unwrap();
-    let mut log = sink.prepare(Epoch(1)).unwrap().committable.unwrap();
+    let mut log = sink.prepare(Epoch(1)).unwrap().committable.unwrap().to_vec();
     // The clock of the bench stands in the past.
     let now = crate::clock::SystemClock.now_micros();
     log[1..9].copy_from_slice(&now.to_le_bytes());
@@ -269,8 +269,8 @@ fn an_epoch_is_written_once() {
     let table = table(&kafka.address, &options).unwrap();
     let commit = |committer: &mut Box<dyn Committer>, epoch: u64, range: std::ops::Range<i64>| {
         let committables = vec![
-            written(&bench, table.as_ref(), range.start..range.start + 3),
-            written(&bench, table.as_ref(), range.start + 3..range.end),
+            written(&bench, table.as_ref(), range.start..range.start + 3).into(),
+            written(&bench, table.as_ref(), range.start + 3..range.end).into(),
         ];
         bench.runtime.block_on(committer.commit(Epoch(epoch), committables))
     };
@@ -315,7 +315,10 @@ fn what_a_crash_left_open_is_aborted_and_its_owner_fenced() {
     zombie.flush(WITHIN).unwrap();
     let log = written(&bench, table.as_ref(), 0..4);
     let mut committer = committer(&bench, table.as_ref());
-    bench.runtime.block_on(committer.commit(Epoch(1), vec![log])).unwrap();
+    bench
+        .runtime
+        .block_on(committer.commit(Epoch(1), vec![log.into()]))
+        .unwrap();
     assert!(zombie.commit_transaction(WITHIN).is_err());
     assert_eq!(values(&kafka.address, &topic), expected(0..4));
 }
@@ -332,7 +335,7 @@ fn an_old_epoch_of_which_the_broker_knows_nothing_is_an_error() {
     let mut committer = committer(&bench, table.as_ref());
     let error = bench
         .runtime
-        .block_on(committer.commit(Epoch(3), vec![log]))
+        .block_on(committer.commit(Epoch(3), vec![log.into()]))
         .unwrap_err();
     assert_eq!((error.code().as_str(), error.retry()), ("08007", Retry::Never));
     assert!(values(&kafka.address, &topic).is_empty());
@@ -477,6 +480,24 @@ fn stumbling_brokers_lose_nothing() {
     brokers.broker_up(1).unwrap();
     found.extend(poll_rows(source.as_mut(), 300 - found.len()));
     assert_eq!(sorted(found), expected(0..300));
+}
+
+/// As after a leader change: the new one does not know yet how far records are replicated.
+#[test]
+fn a_broker_that_does_not_have_the_next_records_for_a_moment_loses_nothing() {
+    let brokers = MockCluster::new(1).unwrap();
+    let address = brokers.bootstrap_servers();
+    brokers.create_topic("t", 2, 1).unwrap();
+    produce(&address, "t", 2, 0..100);
+    let bench = Bench::new();
+    let table = table(&address, &[("topic", "t")]).unwrap();
+    let mut source = bench.source(table.as_ref(), &ids(), 0, 1, &[]).unwrap();
+    let mut found = poll_rows(source.as_mut(), 100);
+    let stumbles = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE];
+    brokers.request_errors(RDKafkaApiKey::Fetch, &stumbles);
+    produce(&address, "t", 2, 100..200);
+    found.extend(poll_rows(source.as_mut(), 100));
+    assert_eq!(sorted(found), expected(0..200));
 }
 
 #[test]
