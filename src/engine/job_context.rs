@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
@@ -241,7 +242,7 @@ pub enum PartContent {
     Input(SourceOffsets),
     State(Vec<TableWrite>),
     Sink {
-        committable: Option<Vec<u8>>,
+        committable: Option<Bytes>,
         position: Option<String>,
     },
 }

@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -22,7 +21,7 @@ use crate::state::key_group::{KeyGroupRange, KeyGroups};
 use crate::state::marks::Marks;
 
 /// The newest format that this server reads and the one that it writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"LMCKPT01";
 const FOOTER: usize = 8 + 8 + MAGIC.len();
@@ -76,8 +75,19 @@ pub struct SubtaskEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink_position: Option<String>,
     /// To be committed once this epoch was decided; of this epoch only.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_base64")]
-    pub committable: Option<Vec<u8>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub committable: Option<Blob>,
+}
+
+/// Bytes in a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blob {
+    /// Index into [`Manifest::packs`].
+    pub pack: u32,
+    pub offset: u64,
+    pub length: u64,
+    /// XXH3-64.
+    pub checksum: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +144,15 @@ impl Part {
             end: self.end,
         }
     }
+
+    pub fn blob(&self) -> Blob {
+        Blob {
+            pack: self.pack,
+            offset: self.offset,
+            length: self.length,
+            checksum: self.checksum,
+        }
+    }
 }
 
 impl Manifest {
@@ -161,6 +180,18 @@ impl Manifest {
 
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
         self.tables.iter().flat_map(|table| &table.parts)
+    }
+
+    /// What is to be committed, by operator, in the order of subtasks.
+    pub fn committables(&self) -> impl Iterator<Item = (OperatorId, Blob)> {
+        let entries = self.subtasks.iter();
+        entries.filter_map(|entry| Some((OperatorId(entry.operator.clone()), entry.committable?)))
+    }
+
+    /// Everything that the manifest lists.
+    pub(super) fn blobs(&self) -> impl Iterator<Item = Blob> {
+        let committables = self.subtasks.iter().filter_map(|entry| entry.committable);
+        self.parts().map(Part::blob).chain(committables)
     }
 
     /// The operators that left anything.
@@ -213,11 +244,10 @@ impl Manifest {
         if self.hash_version != crate::state::hash::VERSION {
             return Err(format!("keys are hashed by version {}", self.hash_version));
         }
-        match self
-            .parts()
-            .find(|part| part.pack as usize >= self.packs.len() || part.offset.checked_add(part.length).is_none())
-        {
-            Some(part) => Err(format!("a part of epoch {} is in no pack", part.epoch)),
+        let is_nowhere =
+            |blob: &Blob| blob.pack as usize >= self.packs.len() || blob.offset.checked_add(blob.length).is_none();
+        match self.blobs().find(is_nowhere) {
+            Some(blob) => Err(format!("a blob of {} bytes is in no pack", blob.length)),
             None => Ok(()),
         }
     }
@@ -281,25 +311,6 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-mod optional_base64 {
-    use serde::{Deserializer, Serializer};
-
-    use super::*;
-
-    pub(super) fn serialize<S: Serializer>(value: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = value
-            .as_ref()
-            .map(|bytes| base64::engine::general_purpose::STANDARD.encode(bytes));
-        text.serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
-        let text = Option::<String>::deserialize(deserializer)?;
-        let decode = |text: String| base64::engine::general_purpose::STANDARD.decode(text);
-        text.map(decode).transpose().map_err(serde::de::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -329,7 +340,12 @@ mod tests {
                 watermark: Some(i64::MIN),
                 finished: true,
                 sink_position: Some("{}".into()),
-                committable: Some(vec![0, 255, 1]),
+                committable: Some(Blob {
+                    pack: 0,
+                    offset: 8,
+                    length: 3,
+                    checksum: 1,
+                }),
             }],
             tables: vec![TableEntry {
                 operator: "agg".into(),
@@ -386,10 +402,10 @@ mod tests {
             ..manifest()
         };
         let object = newer.to_object(&[]).unwrap();
-        assert!(matches!(
-            Manifest::from_object("m", &object),
-            Err(Error::NewerFormat { found: 2, supported: 1 })
-        ));
+        match Manifest::from_object("m", &object) {
+            Err(Error::NewerFormat { found, supported }) => assert_eq!((found, supported), (FORMAT + 1, FORMAT)),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

@@ -7,9 +7,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::state::encode::EncodedTable;
 use crate::state::error::Error;
-use crate::state::manifest::{Manifest, Part, SubtaskEntry, TableEntry};
+use crate::state::manifest::{Blob, Manifest, Part, SubtaskEntry, TableEntry};
 use crate::state::snapshot::SubtaskSnapshot;
 
 /// Where a blob was put: pack path, offset.
@@ -22,7 +25,7 @@ pub(super) struct Merged {
     pub(super) tables: Vec<TableEntry>,
 }
 
-/// Merges; `places` has a place for each blob of `written`, in order.
+/// Merges; `places` has a place for each blob of `written`, in order, then for each committable of `snapshots`.
 pub(super) fn merge(
     parent: Option<&Manifest>,
     epoch: u64,
@@ -69,9 +72,10 @@ pub(super) fn merge(
     }
     tables.retain(|_, table| !table.parts.is_empty());
     let tables = packs.keep_used(tables.into_values().collect());
+    let subtasks = merge_subtasks(parent, snapshots, &mut places, &mut packs)?;
     Ok(Merged {
         packs: packs.paths,
-        subtasks: merge_subtasks(parent, snapshots),
+        subtasks,
         tables,
     })
 }
@@ -127,14 +131,12 @@ fn add_parts<'a>(
     packs: &mut Packs,
 ) -> Result<(), Error> {
     for blob in &write.blobs {
-        let (path, offset) = places
-            .next()
-            .ok_or_else(|| Error::Internal("a blob has no place".into()))?;
+        let stored = store(&blob.bytes, blob.checksum, places, packs)?;
         entry.parts.push(Part {
-            pack: packs.number(path),
-            offset: *offset,
-            length: blob.bytes.len() as u64,
-            checksum: blob.checksum,
+            pack: stored.pack,
+            offset: stored.offset,
+            length: stored.length,
+            checksum: stored.checksum,
             encoding: blob.encoding,
             base: blob.base,
             epoch,
@@ -147,6 +149,24 @@ fn add_parts<'a>(
         });
     }
     Ok(())
+}
+
+/// Says where the next blob is.
+fn store<'a>(
+    bytes: &Bytes,
+    checksum: u64,
+    places: &mut impl Iterator<Item = &'a Place>,
+    packs: &mut Packs,
+) -> Result<Blob, Error> {
+    let (path, offset) = places
+        .next()
+        .ok_or_else(|| Error::Internal("a blob has no place".into()))?;
+    Ok(Blob {
+        pack: packs.number(path),
+        offset: *offset,
+        length: bytes.len() as u64,
+        checksum,
+    })
 }
 
 /// Broadcast tables that every present subtask has written now keep nothing of runs with another parallelism.
@@ -179,19 +199,26 @@ fn drop_dead(table: &mut TableEntry) {
 }
 
 /// The entries of now, and those of subtasks that said nothing now: they have ended, or their operator has.
-fn merge_subtasks(parent: Option<&Manifest>, snapshots: &[SubtaskSnapshot]) -> Vec<SubtaskEntry> {
-    let mut entries: Vec<SubtaskEntry> = snapshots
-        .iter()
-        .map(|snapshot| SubtaskEntry {
+fn merge_subtasks<'a>(
+    parent: Option<&Manifest>,
+    snapshots: &[SubtaskSnapshot],
+    places: &mut impl Iterator<Item = &'a Place>,
+    packs: &mut Packs,
+) -> Result<Vec<SubtaskEntry>, Error> {
+    let mut entries = Vec::with_capacity(snapshots.len());
+    for snapshot in snapshots {
+        let committable = snapshot.committable.as_ref();
+        let stored = committable.map(|bytes| store(bytes, xxh3_64(bytes), places, packs));
+        entries.push(SubtaskEntry {
             operator: snapshot.operator.0.clone(),
             subtask: snapshot.subtask.0,
             parallelism: snapshot.parallelism,
             watermark: snapshot.watermark,
             finished: snapshot.finished,
             sink_position: snapshot.sink_position.clone(),
-            committable: snapshot.committable.clone(),
-        })
-        .collect();
+            committable: stored.transpose()?,
+        });
+    }
     let present: HashMap<&str, u32> = snapshots
         .iter()
         .map(|snapshot| (snapshot.operator.0.as_str(), snapshot.parallelism))
@@ -212,5 +239,5 @@ fn merge_subtasks(parent: Option<&Manifest>, snapshots: &[SubtaskSnapshot]) -> V
         }
     }
     entries.sort_by(|left, right| (&left.operator, left.subtask).cmp(&(&right.operator, right.subtask)));
-    entries
+    Ok(entries)
 }

@@ -7,7 +7,7 @@
 //! Guarantee: a reader sees each live row of its key groups once a write, oldest epoch first, and no row that a base replaced
 //! or that has expired. Damage is [`Error::Damaged`], never other rows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::ids::{OperatorId, SubtaskIndex};
 use crate::state::blob::Decoder;
 use crate::state::error::Error;
 use crate::state::key_group::{KeyGroup, KeyGroupRange, KeyGroups};
-use crate::state::manifest::{Manifest, Part, SubtaskEntry, TableEntry};
+use crate::state::manifest::{Blob, Manifest, Part, SubtaskEntry, TableEntry};
 use crate::state::storage::CheckpointStorage;
 use crate::state::table::{StateReader, TableKind, leading_fields};
 
@@ -64,7 +64,11 @@ impl RestoredState {
     /// Fetches and verifies every blob of `manifest`.
     pub async fn open(storage: &CheckpointStorage, manifest: Manifest) -> Result<RestoredState, Error> {
         let keep = manifest.bytes() <= KEPT_BYTES;
-        let kept = fetch_verified(storage, &manifest, keep).await?;
+        let parts = manifest.parts().map(Part::blob).collect();
+        let kept = fetch_verified(storage, &manifest, parts, keep).await?;
+        // What could not be committed would be lost.
+        let committables = manifest.committables().map(|(_, blob)| blob).collect();
+        fetch_verified(storage, &manifest, committables, false).await?;
         Ok(RestoredState {
             inner: Arc::new(Inner {
                 key_groups: manifest.key_groups(),
@@ -98,23 +102,6 @@ impl RestoredState {
         })
     }
 
-    /// What sinks prepared at this checkpoint, by operator, in order of their subtasks.
-    pub fn committables(&self) -> Vec<(OperatorId, Vec<Vec<u8>>)> {
-        let mut found: Vec<(OperatorId, Vec<Vec<u8>>)> = Vec::new();
-        for entry in self.manifest().map_or(&[][..], |manifest| &manifest.subtasks) {
-            let Some(committable) = &entry.committable else {
-                continue;
-            };
-            match found.last_mut() {
-                Some((operator, committables)) if operator.0 == entry.operator => {
-                    committables.push(committable.clone())
-                }
-                _ => found.push((OperatorId(entry.operator.clone()), vec![committable.clone()])),
-            }
-        }
-        found
-    }
-
     /// What the sink's subtasks said of their targets, in order of the subtasks.
     pub fn sink_positions(&self, operator: &OperatorId) -> Vec<String> {
         self.subtasks(operator)
@@ -143,17 +130,39 @@ impl RestoredState {
     }
 }
 
+/// What sinks prepared at a checkpoint, by operator, in the order of their subtasks.
+pub async fn read_committables(
+    storage: &CheckpointStorage,
+    manifest: &Manifest,
+) -> Result<BTreeMap<OperatorId, Vec<Bytes>>, Error> {
+    let listed: Vec<(OperatorId, Blob)> = manifest.committables().collect();
+    let blobs = listed.iter().map(|(_, blob)| *blob).collect();
+    let fetched = fetch_verified(storage, manifest, blobs, true).await?;
+    let mut found: BTreeMap<OperatorId, Vec<Bytes>> = BTreeMap::new();
+    for (operator, blob) in listed {
+        // Of no length: nothing was fetched under its place, or another blob that begins there.
+        let bytes = match blob.length {
+            0 => Bytes::new(),
+            _ => fetched.get(&(blob.pack, blob.offset)).cloned().unwrap_or_default(),
+        };
+        found.entry(operator).or_default().push(bytes);
+    }
+    Ok(found)
+}
+
 /// Checks length and checksum of every blob, without decoding.
 pub async fn verify(storage: &CheckpointStorage, manifest: &Manifest) -> Result<(), Error> {
-    fetch_verified(storage, manifest, false).await.map(|_| ())
+    let all = manifest.blobs().collect();
+    fetch_verified(storage, manifest, all, false).await.map(|_| ())
 }
 
 async fn fetch_verified(
     storage: &CheckpointStorage,
     manifest: &Manifest,
+    blobs: Vec<Blob>,
     keep: bool,
 ) -> Result<HashMap<BlobId, Bytes>, Error> {
-    let fetched: Vec<Vec<(BlobId, Bytes)>> = futures::stream::iter(requests(manifest))
+    let fetched: Vec<Vec<(BlobId, Bytes)>> = futures::stream::iter(requests(blobs))
         .map(|request| fetch(storage, manifest, request, keep))
         .buffer_unordered(REQUESTS_AT_A_TIME)
         .try_collect()
@@ -161,33 +170,32 @@ async fn fetch_verified(
     Ok(fetched.into_iter().flatten().collect())
 }
 
-/// Parts of one pack that are fetched together.
+/// Blobs of one pack that are fetched together.
 struct Request {
     pack: u32,
     range: Range<u64>,
-    /// Owned: a borrow would keep the futures around it from moving between threads.
-    parts: Vec<Part>,
+    blobs: Vec<Blob>,
 }
 
-fn requests(manifest: &Manifest) -> Vec<Request> {
-    let mut parts: Vec<&Part> = manifest.parts().collect();
-    parts.sort_by_key(|part| (part.pack, part.offset));
+fn requests(mut blobs: Vec<Blob>) -> Vec<Request> {
+    blobs.retain(|blob| blob.length > 0);
+    blobs.sort_by_key(|blob| (blob.pack, blob.offset));
     let mut requests: Vec<Request> = Vec::new();
-    for part in parts {
-        let end = part.offset + part.length;
+    for blob in blobs {
+        let end = blob.offset + blob.length;
         match requests.last_mut() {
             Some(last)
-                if last.pack == part.pack
-                    && part.offset <= last.range.end.saturating_add(GAP_BYTES)
+                if last.pack == blob.pack
+                    && blob.offset <= last.range.end.saturating_add(GAP_BYTES)
                     && end - last.range.start <= REQUEST_BYTES =>
             {
                 last.range.end = last.range.end.max(end);
-                last.parts.push(part.clone());
+                last.blobs.push(blob);
             }
             _ => requests.push(Request {
-                pack: part.pack,
-                range: part.offset..end,
-                parts: vec![part.clone()],
+                pack: blob.pack,
+                range: blob.offset..end,
+                blobs: vec![blob],
             }),
         }
     }
@@ -202,16 +210,16 @@ async fn fetch(
 ) -> Result<Vec<(BlobId, Bytes)>, Error> {
     let path = &manifest.packs[request.pack as usize];
     let bytes = read_pack(storage, path, request.range.clone()).await?;
-    let mut blobs = Vec::new();
-    for part in &request.parts {
-        let start = (part.offset - request.range.start) as usize;
-        let blob = bytes.slice(start.min(bytes.len())..(start + part.length as usize).min(bytes.len()));
-        check_blob(path, part, &blob)?;
+    let mut found = Vec::new();
+    for blob in &request.blobs {
+        let start = (blob.offset - request.range.start) as usize;
+        let stored = bytes.slice(start.min(bytes.len())..(start + blob.length as usize).min(bytes.len()));
+        check_blob(path, blob, &stored)?;
         if keep {
-            blobs.push(((part.pack, part.offset), blob));
+            found.push(((blob.pack, blob.offset), stored));
         }
     }
-    Ok(blobs)
+    Ok(found)
 }
 
 /// A pack that is gone, or shorter than it was, is damage: another checkpoint may be whole.
@@ -223,11 +231,11 @@ async fn read_pack(storage: &CheckpointStorage, path: &str, range: Range<u64>) -
     }
 }
 
-fn check_blob(path: &str, part: &Part, blob: &Bytes) -> Result<(), Error> {
-    if blob.len() as u64 != part.length {
+fn check_blob(path: &str, blob: &Blob, stored: &Bytes) -> Result<(), Error> {
+    if stored.len() as u64 != blob.length {
         return Err(damaged(path, "it is shorter than it was"));
     }
-    if xxh3_64(blob) != part.checksum {
+    if xxh3_64(stored) != blob.checksum {
         return Err(damaged(path, "the checksum does not match"));
     }
     Ok(())
@@ -301,7 +309,7 @@ impl Reader {
         let blob = self
             .runtime
             .block_on(read_pack(storage, path, part.offset..part.offset + part.length))?;
-        check_blob(path, part, &blob)?;
+        check_blob(path, &part.blob(), &blob)?;
         Ok(blob)
     }
 }

@@ -37,7 +37,7 @@ pub struct SubtaskSnapshot {
     pub parallelism: u32,
     pub tables: Vec<TableWrite>,
     /// What a sink prepared; to be committed once the epoch was decided.
-    pub committable: Option<Vec<u8>>,
+    pub committable: Option<Bytes>,
     /// Where a sink's target stands; given back at a restore.
     pub sink_position: Option<String>,
     pub watermark: Option<i64>,
@@ -70,7 +70,9 @@ pub async fn write_checkpoint(
     let snapshots: Arc<[SubtaskSnapshot]> = snapshots.into();
     let written = encode_all(Arc::clone(&snapshots), header.key_groups).await?;
     let path = manifest_path(pipeline_path, header.epoch, header.generation);
-    let layout = lay_out(&written, &path, || {
+    let blobs = written.iter().flat_map(|write| &write.blobs).map(|blob| &blob.bytes);
+    let committables = snapshots.iter().filter_map(|snapshot| snapshot.committable.as_ref());
+    let layout = lay_out(blobs.chain(committables).collect(), &path, || {
         pack_path(pipeline_path, header.epoch, header.generation)
     });
     let merged = merge(header.parent, header.epoch.0, &snapshots, &written, &layout.places)?;
@@ -158,7 +160,7 @@ async fn encode_all(snapshots: Arc<[SubtaskSnapshot]>, key_groups: KeyGroups) ->
     Ok(encoded.into_iter().flatten().collect())
 }
 
-/// Where every blob goes.
+/// Where every blob goes: those of tables, then what is to be committed.
 struct Layout {
     /// One a blob.
     places: Vec<Place>,
@@ -166,12 +168,7 @@ struct Layout {
     packs: Vec<(String, Bytes)>,
 }
 
-fn lay_out(written: &[EncodedTable], manifest: &str, new_pack: impl Fn() -> String) -> Layout {
-    let blobs: Vec<&Bytes> = written
-        .iter()
-        .flat_map(|write| &write.blobs)
-        .map(|blob| &blob.bytes)
-        .collect();
+fn lay_out(blobs: Vec<&Bytes>, manifest: &str, new_pack: impl Fn() -> String) -> Layout {
     let total: usize = blobs.iter().map(|blob| blob.len()).sum();
     let mut layout = Layout {
         places: Vec::with_capacity(blobs.len()),

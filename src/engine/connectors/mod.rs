@@ -26,6 +26,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use arrow::array::RecordBatch;
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -401,7 +403,7 @@ pub trait Sink: Send {
 #[derive(Default)]
 pub struct Prepared {
     /// Goes into the checkpoint and to [`Committer::commit`] after the epoch was decided.
-    pub committable: Option<Vec<u8>>,
+    pub committable: Option<Bytes>,
     /// Goes into the checkpoint and back to the sink at restore: JSON text, such as a file's length.
     pub position: Option<String>,
     /// Blocking work that must succeed before the checkpoint may complete, such as an fsync; runs on the I/O side.
@@ -420,7 +422,7 @@ pub struct CommitterContext {
 #[async_trait::async_trait]
 pub trait Committer: Send {
     /// Idempotent: also called again after a crash with the same arguments, before any source starts.
-    async fn commit(&mut self, epoch: Epoch, committables: Vec<Vec<u8>>) -> Result<()>;
+    async fn commit(&mut self, epoch: Epoch, committables: Vec<Bytes>) -> Result<()>;
 }
 
 /// For sinks whose prepared output needs no second phase.
@@ -428,7 +430,7 @@ pub struct NothingToCommit;
 
 #[async_trait::async_trait]
 impl Committer for NothingToCommit {
-    async fn commit(&mut self, _epoch: Epoch, _committables: Vec<Vec<u8>>) -> Result<()> {
+    async fn commit(&mut self, _epoch: Epoch, _committables: Vec<Bytes>) -> Result<()> {
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::engine::connectors::{Committer, CommitterContext};
 use crate::engine::coordinator::checkpoint::PassedBarrier;
 use crate::engine::coordinator::history::CheckpointHistory;
-use crate::engine::coordinator::persistence::{self, CarriedOutput, CheckpointIdentity};
+use crate::engine::coordinator::persistence::{self, CarriedOutput, CheckpointIdentity, Committables};
 use crate::engine::coordinator::restart;
 use crate::engine::error::Error;
 use crate::engine::graph::{JobGraph, OperatorSpec};
@@ -69,14 +69,15 @@ impl Committers {
         self.0.is_empty()
     }
 
-    /// Commits what `manifest` holds for the sinks of its epoch. Idempotent.
-    pub async fn commit(&mut self, manifest: &Manifest) -> Result<(), Error> {
+    /// Commits what the sinks prepared for `epoch`. Idempotent.
+    pub async fn commit(&mut self, epoch: Epoch, prepared: &Committables) -> Result<(), Error> {
         failed_on_purpose("sink.before_commit")?;
-        for (operator, committables) in persistence::committables(manifest) {
-            let committer = self.0.get_mut(&operator).ok_or_else(|| {
-                Error::Internal(format!("checkpoint {} has output of an unknown sink", manifest.epoch()))
-            })?;
-            committer.get_mut().commit(manifest.epoch(), committables).await?;
+        for (operator, committables) in prepared {
+            let committer = self
+                .0
+                .get_mut(operator)
+                .ok_or_else(|| Error::Internal(format!("checkpoint {epoch} has output of an unknown sink")))?;
+            committer.get_mut().commit(epoch, committables.clone()).await?;
         }
         failed_on_purpose("sink.after_commit")
     }
@@ -177,8 +178,9 @@ impl CommitTask {
                         Decision::Fenced => return CommitOutcome::Fenced,
                     }
                 }
-                (Action::CommitSinks, Some((manifest, _))) => {
-                    match commit_sinks(&self.place, &mut self.committers, manifest).await {
+                (Action::CommitSinks, Some(_)) => {
+                    let prepared = persistence::committables(&snapshots);
+                    match commit_sinks(&self.place, &mut self.committers, epoch, &prepared).await {
                         Ok(()) => Stage::SinksCommitted,
                         Err(error) => return CommitOutcome::SinksFailed(error.report()),
                     }
@@ -276,17 +278,18 @@ impl CommitTask {
 pub async fn commit_sinks(
     place: &CheckpointPlace,
     committers: &mut Committers,
-    manifest: &Manifest,
+    epoch: Epoch,
+    prepared: &Committables,
 ) -> Result<(), Error> {
     let mut attempt: u32 = 1;
     loop {
-        match committers.commit(manifest).await {
+        match committers.commit(epoch, prepared).await {
             Ok(()) => return Ok(()),
             Err(error) if error.retry() == Retry::Backoff => {
                 if attempt.is_multiple_of(SINK_OUTAGE_WARNING) {
-                    warn!(pipeline = %place.pipeline, epoch = %manifest.epoch(), attempt, %error, "sink cannot commit, trying again");
+                    warn!(pipeline = %place.pipeline, %epoch, attempt, %error, "sink cannot commit, trying again");
                 } else {
-                    info!(pipeline = %place.pipeline, epoch = %manifest.epoch(), %error, "sink could not commit, trying again");
+                    info!(pipeline = %place.pipeline, %epoch, %error, "sink could not commit, trying again");
                 }
                 tokio::time::sleep(restart::delay(attempt, rand::random())).await;
                 attempt = attempt.saturating_add(1);

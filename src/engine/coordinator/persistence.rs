@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::engine::coordinator::evolution::SavedLineages;
@@ -14,7 +15,7 @@ use crate::engine::results::history::PinnedInput;
 use crate::ids::{Epoch, Generation, OperatorId, SubtaskIndex};
 use crate::state::key_group::KeyGroups;
 use crate::state::manifest::{CheckpointKind, Manifest};
-use crate::state::restore::RestoredState;
+use crate::state::restore::{RestoredState, read_committables};
 use crate::state::snapshot::{CheckpointHeader, SubtaskSnapshot, load_manifest, write_checkpoint};
 use crate::state::storage::CheckpointStorage;
 use crate::state::table::StateReader;
@@ -39,7 +40,7 @@ pub struct CarriedOutput {
     operator: OperatorId,
     subtask: SubtaskIndex,
     parallelism: u32,
-    committable: Vec<u8>,
+    committable: Bytes,
 }
 
 /// The epochs of other pipelines that the parts continue from.
@@ -156,7 +157,7 @@ pub fn open_checkpoint<'a>(
     })
 }
 
-/// The manifest alone, for its committables.
+/// The manifest alone.
 pub async fn load(storage: &CheckpointStorage, path: &str) -> Result<Manifest, Error> {
     Ok(load_manifest(storage, path).await?)
 }
@@ -214,16 +215,28 @@ impl RestorePoint for PartOfCheckpoint {
     }
 }
 
-/// What the sinks of a checkpoint have to commit, by operator.
-pub fn committables(manifest: &Manifest) -> Vec<(OperatorId, Vec<Vec<u8>>)> {
-    let mut by_operator: BTreeMap<OperatorId, Vec<Vec<u8>>> = BTreeMap::new();
-    for entry in &manifest.subtasks {
-        if let Some(committable) = &entry.committable {
-            let operator = OperatorId(entry.operator.clone());
-            by_operator.entry(operator).or_default().push(committable.clone());
-        }
+/// What the sinks of an epoch have to commit, by operator, in the order of subtasks.
+pub type Committables = BTreeMap<OperatorId, Vec<Bytes>>;
+
+pub fn committables(snapshots: &[SubtaskSnapshot]) -> Committables {
+    let prepared = snapshots.iter().filter_map(|snapshot| {
+        let bytes = snapshot.committable.clone()?;
+        Some((&snapshot.operator, snapshot.subtask, bytes))
+    });
+    let mut prepared: Vec<_> = prepared.collect();
+    // What was carried over stays before what came later.
+    prepared.sort_by_key(|(_, subtask, _)| subtask.0);
+    let mut found = Committables::new();
+    for (operator, _, bytes) in prepared {
+        found.entry(operator.clone()).or_default().push(bytes);
     }
-    by_operator.into_iter().collect()
+    found
+}
+
+/// The same from a checkpoint of an earlier run.
+pub async fn load_committables(storage: &CheckpointStorage, path: &str) -> Result<Committables, Error> {
+    let manifest = load_manifest(storage, path).await?;
+    Ok(read_committables(storage, &manifest).await?)
 }
 
 struct Restored {

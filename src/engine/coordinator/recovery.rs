@@ -239,9 +239,9 @@ async fn finish_commits(
         let Some(record) = records.iter().find(|record| record.epoch == *epoch) else {
             continue;
         };
-        let manifest = match persistence::load(&place.storage, &record.manifest_path).await {
-            Ok(manifest) => manifest,
-            Err(error) if is_damage(&error) => {
+        let prepared = match persistence::load_committables(&place.storage, &record.manifest_path).await {
+            Ok(prepared) => prepared,
+            Err(error) if is_damage(&error) && plan.restore != Some(*epoch) => {
                 // Older than the restored one, which was begun after the sinks had committed this: only the note is missing.
                 warn!(pipeline = %place.pipeline, %epoch, path = record.manifest_path, %error,
                     "a damaged checkpoint cannot be committed again");
@@ -250,7 +250,7 @@ async fn finish_commits(
             Err(error) => return Err(error),
         };
         info!(pipeline = %place.pipeline, %epoch, "finishing the commit of an earlier run");
-        commit_sinks(place, committers, &manifest).await?;
+        commit_sinks(place, committers, *epoch, &prepared).await?;
         mark_committed(place, *epoch).await;
     }
     if let Some(upto) = plan.settle {

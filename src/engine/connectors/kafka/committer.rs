@@ -10,6 +10,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
@@ -69,7 +70,7 @@ impl Sink for TransactionalSink {
 
     fn prepare(&mut self, _epoch: Epoch) -> Result<Prepared> {
         Ok(Prepared {
-            committable: self.log.take(self.clock.now_micros())?,
+            committable: self.log.take(self.clock.now_micros())?.map(Bytes::from),
             ..Prepared::default()
         })
     }
@@ -99,7 +100,7 @@ impl TransactionCommitter {
 
 #[async_trait::async_trait]
 impl Committer for TransactionCommitter {
-    async fn commit(&mut self, epoch: Epoch, committables: Vec<Vec<u8>>) -> Result<()> {
+    async fn commit(&mut self, epoch: Epoch, committables: Vec<Bytes>) -> Result<()> {
         let committables = std::sync::Arc::new(committables);
         let deadline = Instant::now() + OUTAGE_WAITED_OUT;
         loop {
@@ -131,7 +132,7 @@ struct Attempt {
     name: String,
     session: Option<Session>,
     epoch: Epoch,
-    committables: std::sync::Arc<Vec<Vec<u8>>>,
+    committables: std::sync::Arc<Vec<Bytes>>,
 }
 
 impl Attempt {
@@ -196,7 +197,7 @@ impl Session {
         })
     }
 
-    fn commit(&mut self, topic: &str, epoch: Epoch, committables: &[Vec<u8>]) -> Result<()> {
+    fn commit(&mut self, topic: &str, epoch: Epoch, committables: &[Bytes]) -> Result<()> {
         if self.last.is_some_and(|last| last >= epoch.0) {
             info!(topic, %epoch, "the transaction of an earlier run was committed");
             return Ok(());
@@ -282,7 +283,7 @@ fn progress(consumer: &BaseConsumer<Listener>, topic: &str) -> Result<Option<u64
 }
 
 /// That a broker knows of no epoch means that there was none, unless it may have forgotten it.
-fn check_age(topic: &str, epoch: Epoch, committables: &[Vec<u8>]) -> Result<()> {
+fn check_age(topic: &str, epoch: Epoch, committables: &[Bytes]) -> Result<()> {
     let now = crate::clock::SystemClock.now_micros();
     for log in committables {
         if now.saturating_sub(records::taken_at(log)?) > PROGRESS_KEPT_MICROS {

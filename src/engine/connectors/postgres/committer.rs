@@ -62,7 +62,7 @@ impl PostgresCommitter {
         self.target.get_or_try_init(look).await
     }
 
-    async fn write(&self, epoch: Epoch, committables: &[Vec<u8>]) -> Result<()> {
+    async fn write(&self, epoch: Epoch, committables: &[Bytes]) -> Result<()> {
         let mut client = connection(&self.pool).await?;
         let wrap = self.wrap();
         let target = self.target(&client).await?.clone();
@@ -172,7 +172,7 @@ impl PostgresCommitter {
 
 #[async_trait::async_trait]
 impl Committer for PostgresCommitter {
-    async fn commit(&mut self, epoch: Epoch, committables: Vec<Vec<u8>>) -> Result<()> {
+    async fn commit(&mut self, epoch: Epoch, committables: Vec<Bytes>) -> Result<()> {
         let written = self.write(epoch, &committables).await;
         if written.is_err() {
             // It may have become another table.

@@ -3,6 +3,7 @@
 //! Memory: the rows of an epoch as text, compressed.
 
 use arrow::array::ArrayRef;
+use bytes::Bytes;
 
 use crate::engine::connectors::postgres::committable::{Head, Lines, VERSION, Writer};
 use crate::engine::connectors::postgres::copy_text;
@@ -107,7 +108,7 @@ impl Sink for PostgresSink {
 
     fn prepare(&mut self, _epoch: Epoch) -> Result<Prepared> {
         Ok(Prepared {
-            committable: self.writer.take()?,
+            committable: self.writer.take()?.map(Bytes::from),
             ..Prepared::default()
         })
     }
@@ -119,7 +120,7 @@ impl Sink for PostgresSink {
 
 /// For tests of the committer.
 #[cfg(test)]
-pub fn prepared(context: &SinkContext, chunks: &[Chunk]) -> Result<Option<Vec<u8>>> {
+pub fn prepared(context: &SinkContext, chunks: &[Chunk]) -> Result<Option<Bytes>> {
     let mut sink: Box<dyn Sink> = Box::new(PostgresSink::new(context));
     for chunk in chunks {
         sink.write(chunk)?;

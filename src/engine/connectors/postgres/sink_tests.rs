@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -50,7 +51,7 @@ fn chunk(declared: &str, lines: &str, weight: i64) -> Chunk {
 }
 
 /// What a subtask of a sink prepares of these rows.
-fn output(declared: &str, key: &[usize], chunks: &[Chunk]) -> Vec<u8> {
+fn output(declared: &str, key: &[usize], chunks: &[Chunk]) -> Bytes {
     let changelog = match key.is_empty() {
         true => SinkChangelog::Append,
         false => SinkChangelog::Upsert { key: key.to_vec() },

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -348,7 +349,7 @@ impl Sink for LedgerSink {
     fn prepare(&mut self, _epoch: Epoch) -> Result<Prepared> {
         let rows = std::mem::take(&mut self.rows);
         Ok(Prepared {
-            committable: (!rows.is_empty()).then(|| serde_json::to_vec(&rows).unwrap()),
+            committable: (!rows.is_empty()).then(|| Bytes::from(serde_json::to_vec(&rows).unwrap())),
             position: None,
             work: Some(Box::new(|| Ok(()))),
         })
@@ -359,7 +360,7 @@ struct LedgerCommitter(Arc<Ledger>);
 
 #[async_trait::async_trait]
 impl Committer for LedgerCommitter {
-    async fn commit(&mut self, epoch: Epoch, committables: Vec<Vec<u8>>) -> Result<()> {
+    async fn commit(&mut self, epoch: Epoch, committables: Vec<Bytes>) -> Result<()> {
         let refused = self
             .0
             .refuse

@@ -109,14 +109,18 @@ impl SideTable {
         }
         store.changed.clear();
         store.free_dead(&dead, keys)?;
-        Ok(TableWrite {
+        Ok(self.table_write(context, watermark, rows))
+    }
+
+    fn table_write(&self, context: &SnapshotContext, watermark: Option<i64>, rows: Vec<RecordBatch>) -> TableWrite {
+        TableWrite {
             table: self.name,
             kind: self.kind,
             distribution: Distribution::KeyGroups,
             rebased: rebased_range(context),
             expired_before: watermark.map(|at| at.saturating_add(1)),
             rows,
-        })
+        }
     }
 
     fn batch(
@@ -223,14 +227,7 @@ impl SideTable {
             }
             chunk.persisted = true;
         }
-        Ok(TableWrite {
-            table: self.name,
-            kind: self.kind,
-            distribution: Distribution::KeyGroups,
-            rebased: rebased_range(context),
-            expired_before: watermark.map(|at| at.saturating_add(1)),
-            rows,
-        })
+        Ok(self.table_write(context, watermark, rows))
     }
 
     fn waiting_batch(&self, chunk: &WaitingChunk, context: &SnapshotContext) -> Result<RecordBatch> {

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::multipart::PartId;
 use object_store::path::Path as ObjectPath;
@@ -31,7 +32,7 @@ pub struct FileCommitter {
 
 #[async_trait::async_trait]
 impl Committer for FileCommitter {
-    async fn commit(&mut self, _epoch: Epoch, committables: Vec<Vec<u8>>) -> Result<()> {
+    async fn commit(&mut self, _epoch: Epoch, committables: Vec<Bytes>) -> Result<()> {
         let mut all = Committable::default();
         for text in &committables {
             let committable: Committable = from_json(text)?;

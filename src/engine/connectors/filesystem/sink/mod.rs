@@ -34,6 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use object_store::ObjectStoreExt;
 
 use crate::clock::Clock;
@@ -545,7 +546,7 @@ impl Sink for FileSink {
         self.position = Some(position.clone());
         let committable = match committable.is_empty() {
             true => None,
-            false => Some(to_json(&committable)?.into_bytes()),
+            false => Some(Bytes::from(to_json(&committable)?)),
         };
         Ok(Prepared {
             committable,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
+use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -213,9 +214,9 @@ struct World {
     /// Of the last epoch that was decided.
     saved_row: i64,
     positions: Vec<String>,
-    to_commit: Vec<Vec<u8>>,
+    to_commit: Vec<Bytes>,
     /// Of epochs that were not decided.
-    carried: Vec<Vec<u8>>,
+    carried: Vec<Bytes>,
 }
 
 impl World {
