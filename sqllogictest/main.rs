@@ -21,15 +21,13 @@
 
 mod binary_text;
 mod client;
-mod delivery_kills;
-mod file_kills;
+mod deliveries;
 mod files;
 #[path = "../src/testing/kafka.rs"]
 mod kafka_broker;
-mod kafka_kills;
 mod kill_loop;
 mod manual;
-mod postgres_deliveries;
+mod patience;
 #[allow(dead_code)]
 #[path = "../src/testing/postgres.rs"]
 mod postgres_server;
@@ -55,6 +53,7 @@ fn main() -> ExitCode {
                     .into_iter()
                     .chain(manual::names())
                     .chain(scenarios::names())
+                    .chain(deliveries::names())
                 {
                     println!("{name}: test");
                 }
@@ -76,6 +75,7 @@ fn main() -> ExitCode {
         if !complete {
             manual::run(&wanted, &mut summary).await;
             scenarios::run(&wanted, &mut summary).await;
+            deliveries::run(&wanted, &mut summary).await;
         }
         summary
     });

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::server_process::{ServerProcess, describe};
-use crate::{Summary, delivery_kills, file_kills, kafka_kills, kill_loop, postgres_deliveries};
+use crate::{Summary, kill_loop};
 
 type Outcome = Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
@@ -46,27 +46,6 @@ const SCENARIOS: &[(&str, Option<&str>, fn() -> Outcome)] = &[
     }),
     ("scenario/psql_meta_commands", Some("psql"), || {
         Box::pin(psql_meta_commands())
-    }),
-    ("scenario/delivery_file_to_file", None, || {
-        Box::pin(delivery_kills::file_to_file())
-    }),
-    ("scenario/delivery_file_to_kafka", None, || {
-        Box::pin(kafka_kills::file_to_kafka())
-    }),
-    ("scenario/delivery_kafka_to_kafka", None, || {
-        Box::pin(kafka_kills::kafka_to_kafka())
-    }),
-    ("scenario/delivery_file_to_folder", None, || {
-        Box::pin(file_kills::file_to_folder())
-    }),
-    ("scenario/delivery_file_to_object_store", Some("moto_server"), || {
-        Box::pin(file_kills::file_to_object_store())
-    }),
-    ("scenario/delivery_file_to_postgres", None, || {
-        Box::pin(postgres_deliveries::file_to_postgres())
-    }),
-    ("scenario/delivery_postgres_to_postgres", None, || {
-        Box::pin(postgres_deliveries::postgres_to_postgres())
     }),
     ("scenario/kill_loop", None, || Box::pin(kill_loop::run())),
 ];

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
 
+use crate::patience::Patience;
+
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
 pub struct ServerProcess {
@@ -35,7 +37,7 @@ impl ServerProcess {
 
     /// Starts a server that dies at a failpoint (see `src/failpoint.rs`), maybe before it is ready, and waits until it has.
     pub fn start_doomed(data_dir: &Path, failpoints: &str, within: Duration) -> Result<(), String> {
-        let started = Instant::now();
+        let mut patience = Patience::of(within);
         let mut server = ServerProcess::spawn(Path::new("."), data_dir, &[], failpoints)?;
         loop {
             if let Ok(Some(status)) = server.child.try_wait() {
@@ -46,7 +48,7 @@ impl ServerProcess {
                 }
                 return Err(format!("server ended with {status}:\n{}", log.join("\n")));
             }
-            if started.elapsed() > within {
+            if patience.is_over() {
                 return Err(format!(
                     "server has not come by within {within:?}:\n{}",
                     server.log().join("\n")
@@ -92,6 +94,7 @@ impl ServerProcess {
     }
 
     fn await_ready(&mut self, started: Instant) -> Result<(), String> {
+        let mut patience = Patience::of(READY_WITHIN);
         loop {
             let lines = self.log();
             if lines.iter().any(|line| line.contains("ready in ")) {
@@ -107,7 +110,7 @@ impl ServerProcess {
                     self.log().join("\n")
                 ));
             }
-            if started.elapsed() > READY_WITHIN {
+            if patience.is_over() {
                 return Err(format!(
                     "server was not ready within {READY_WITHIN:?}:\n{}",
                     lines.join("\n")

@@ -1,40 +1,30 @@
-//! Deliveries to and from a real Postgres while the server dies: see [`crate::delivery_kills`].
+//! Results that change, in a real Postgres: counts of events by key, and a copy of accounts between which money is moved.
 
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
-use crate::delivery_kills::{Campaign, each_once, rate, wait_until_finished, write_events};
-use crate::postgres_server::TestPostgres;
-use crate::server_process::describe;
-
-/// In the committer of a Postgres sink.
-const SINK_PLACES: &[&str] = &["postgres_sink.before_commit", "postgres_sink.after_commit"];
+use crate::deliveries::campaign::{Campaign, rate, wait_until_finished};
+use crate::deliveries::file::{events_in, write_events};
+use crate::deliveries::postgres::{Outside, SINK_PLACES, SOURCE_PLACES, connect, execute, ids_of};
+use crate::deliveries::{Result, each_once};
 
 const INPUT_SECONDS_MIN: u64 = 30;
 
 /// From a file: every event into a table without a key, and how many there are of each kind, which changes all the time, by key.
-pub async fn file_to_postgres() -> Result<(), String> {
-    let Some(postgres) = TestPostgres::start().await else {
+pub async fn file_to_postgres() -> Result<()> {
+    let tables = "CREATE TABLE delivered (id int8, payload text); CREATE TABLE kinds (kind int8 PRIMARY KEY, events int8, last int8)";
+    let Some(Outside { url, client, .. }) = &Outside::start(tables).await? else {
         return Ok(());
     };
-    let url = postgres.new_database().await;
-    let outside = connect(&url).await?;
-    execute(
-        &outside,
-        "CREATE TABLE delivered (id int8, payload text); CREATE TABLE kinds (kind int8 PRIMARY KEY, events int8, last int8)",
-    )
-    .await?;
     let events = 9_000;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let path = folder.path().display();
     write_events(&folder.path().join("events.json"), events).map_err(|error| error.to_string())?;
     let options = "checkpoint_interval = '50 milliseconds'";
     let campaign = Campaign {
         data_dir: &folder.path().join("data"),
         statements: vec![
             format!("CREATE CONNECTION outside WITH (connector = 'postgres', url = '{url}')"),
-            format!(
-                "CREATE TABLE events (id BIGINT, payload TEXT)
-                 WITH (connector = 'single_file', path = '{path}/events.json', format = 'json', rate = {})",
+            events_in(
+                folder.path(),
                 // Two deaths at each place take at least this long, however few kills are asked for.
                 rate(events, SINK_PLACES.len()).min(events / INPUT_SECONDS_MIN)
             ),
@@ -55,35 +45,26 @@ pub async fn file_to_postgres() -> Result<(), String> {
     for pipeline in ["delivery", "counts"] {
         wait_until_finished(&server, pipeline).await?;
     }
-    let ids = ids_of(&outside, "SELECT id FROM delivered").await?;
+    let ids = ids_of(client, "SELECT id FROM delivered").await?;
     each_once(events, ids.into_iter())?;
     let wrong = "SELECT coalesce(k.kind, w.kind) FROM kinds k
          FULL JOIN (SELECT id % 7 AS kind, count(*) AS events, max(id) AS last FROM delivered WHERE id % 7 <> 3 GROUP BY 1) w
          USING (kind, events, last) WHERE k.kind IS NULL OR w.kind IS NULL";
-    let wrong = ids_of(&outside, wrong).await?;
+    let wrong = ids_of(client, wrong).await?;
     match wrong.is_empty() {
         true => Ok(()),
         false => Err(format!("the counts of kinds {wrong:?} are wrong")),
     }
 }
 
-/// In the reader of changes.
-const SOURCE_PLACES: &[&str] = &["postgres_source.before_confirm"];
-
 /// From one table to another: every change of accounts between which money is moved all the time arrives there.
-pub async fn postgres_to_postgres() -> Result<(), String> {
-    let Some(postgres) = TestPostgres::start().await else {
+pub async fn postgres_to_postgres() -> Result<()> {
+    let tables = "CREATE TABLE accounts (id int8 PRIMARY KEY, balance int8, moves int8);
+         INSERT INTO accounts SELECT n, 100, 0 FROM generate_series(0, 99) AS n;
+         CREATE TABLE copies (id int8 PRIMARY KEY, balance int8, moves int8)";
+    let Some(Outside { url, client, .. }) = &Outside::start(tables).await? else {
         return Ok(());
     };
-    let url = postgres.new_database().await;
-    let outside = connect(&url).await?;
-    execute(
-        &outside,
-        "CREATE TABLE accounts (id int8 PRIMARY KEY, balance int8, moves int8);
-         INSERT INTO accounts SELECT n, 100, 0 FROM generate_series(0, 99) AS n;
-         CREATE TABLE copies (id int8 PRIMARY KEY, balance int8, moves int8)",
-    )
-    .await?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let places: Vec<&str> = SINK_PLACES.iter().chain(SOURCE_PLACES).copied().collect();
     let campaign = Campaign {
@@ -101,18 +82,18 @@ pub async fn postgres_to_postgres() -> Result<(), String> {
         places: &places,
     };
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let mover = crate::spawn::named("money", move_money(connect(&url).await?, stopped));
+    let mover = crate::spawn::named("money", move_money(connect(url).await?, stopped));
     let server = campaign.run().await;
     // The sender is dropped only here, so somebody listens.
     let _ = stop.send(true);
     let moved = mover.await.map_err(|error| error.to_string())??;
     let _server = server?;
     println!("     {moved} transactions");
-    wait_until_equal(&outside).await
+    wait_until_equal(client).await
 }
 
 /// Every transaction takes from one account and gives to another; some accounts are closed and opened again.
-async fn move_money(client: Client, stopped: tokio::sync::watch::Receiver<bool>) -> Result<u64, String> {
+async fn move_money(client: Client, stopped: tokio::sync::watch::Receiver<bool>) -> Result<u64> {
     let mut moved = 0_u64;
     while !*stopped.borrow() {
         let (from, to) = (moved * 7 % 100, moved * 13 % 100);
@@ -136,7 +117,7 @@ async fn move_money(client: Client, stopped: tokio::sync::watch::Receiver<bool>)
 }
 
 /// Nothing is written any more: what is missing arrives, and then nothing is left over.
-async fn wait_until_equal(outside: &Client) -> Result<(), String> {
+async fn wait_until_equal(outside: &Client) -> Result<()> {
     let wrong = "SELECT coalesce(a.id, c.id) FROM accounts a FULL JOIN copies c USING (id, balance, moves)
          WHERE a.id IS NULL OR c.id IS NULL";
     let mut found = Vec::new();
@@ -152,30 +133,3 @@ async fn wait_until_equal(outside: &Client) -> Result<(), String> {
 
 /// A minute.
 const ATTEMPTS: u32 = 600;
-
-async fn connect(url: &str) -> Result<Client, String> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls)
-        .await
-        .map_err(|error| describe(&error))?;
-    crate::spawn::named("connection to the Postgres outside", async {
-        // It ends with the client, or with the server at the end of the test.
-        let _ = connection.await;
-    });
-    Ok(client)
-}
-
-async fn execute(client: &Client, sql: &str) -> Result<(), String> {
-    client
-        .batch_execute(sql)
-        .await
-        .map_err(|error| format!("{}\nin {sql}", describe(&error)))
-}
-
-async fn ids_of(client: &Client, sql: &str) -> Result<Vec<Result<u64, String>>, String> {
-    let rows = client.query(sql, &[]).await.map_err(|error| describe(&error))?;
-    let id = |row: &tokio_postgres::Row| {
-        let id: i64 = row.try_get(0).map_err(|error| error.to_string())?;
-        u64::try_from(id).map_err(|error| error.to_string())
-    };
-    Ok(rows.iter().map(id).collect())
-}
