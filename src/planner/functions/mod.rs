@@ -28,6 +28,7 @@ mod float_extremes;
 mod json;
 pub mod lengths;
 mod postgres;
+pub mod ranks;
 mod row_function;
 mod time_arithmetic;
 pub mod window;
@@ -69,6 +70,7 @@ pub fn register_all(session: &SessionFacts) -> Functions {
 static COMMON: LazyLock<Functions> = LazyLock::new(|| {
     let mut functions = from_datafusion();
     float_extremes::register(&mut functions);
+    ranks::register(&mut functions);
     window::register(&mut functions);
     json::register(&mut functions);
     time_arithmetic::register(&mut functions);

@@ -23,6 +23,7 @@ use datafusion::logical_expr::{
 use crate::engine::top_n_spec::RankFunction;
 use crate::planner::bind::positions::SourceText;
 use crate::planner::error::{Error, Result};
+use crate::planner::functions::ranks::signed;
 use crate::planner::rewrites::top_n_node::TopNNode;
 use crate::planner::rewrites::window_node::WindowAggregateNode;
 
@@ -149,16 +150,20 @@ fn ranked(
     first: u64,
     last: u64,
 ) -> Result<LogicalPlan, DataFusionError> {
-    let mut function = WindowFunction::new(WindowFunctionDefinition::WindowUDF(row_number_udwf()), Vec::new());
+    let mut function = WindowFunction::new(
+        WindowFunctionDefinition::WindowUDF(signed(&row_number_udwf())),
+        Vec::new(),
+    );
     function.params.partition_by = partition_by;
     function.params.window_frame = datafusion::logical_expr::WindowFrame::new((!order_by.is_empty()).then_some(true));
     function.params.order_by = order_by;
     let window = Window::try_new(vec![Expr::from(function)], Arc::clone(input))?;
     let columns = input.schema().fields().len();
     let number = || Expr::Column(Column::from(window.schema.qualified_field(columns)));
-    let mut bounds = number().lt_eq(lit(last));
+    let bound = |rank: u64| lit(i64::try_from(rank).unwrap_or(i64::MAX));
+    let mut bounds = number().lt_eq(bound(last));
     if first > 1 {
-        bounds = bounds.and(number().gt_eq(lit(first)));
+        bounds = bounds.and(number().gt_eq(bound(first)));
     }
     let kept = (0..columns).map(|at| Expr::Column(Column::from(input.schema().qualified_field(at))));
     let kept: Vec<Expr> = kept.collect();
