@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -27,10 +27,14 @@ use crate::ids::Epoch;
 const BACKLOG_MAX: usize = 16 * 1024;
 /// A wait for the brokers; between two it is looked whether the job is still there.
 const WAIT: Duration = Duration::from_millis(200);
+/// For the last checkpoint of a job, whose sink nobody has any more, brokers are waited for so long.
+const LAST_FLUSH: Duration = Duration::from_secs(60);
 
 pub struct DirectSink {
     encoder: RecordEncoder,
     shared: Arc<Shared>,
+    /// The next checkpoint is the last.
+    is_stopping: bool,
     written: u64,
 }
 
@@ -43,7 +47,8 @@ struct Shared {
     backlog: Mutex<VecDeque<Record>>,
     /// The topic is there.
     open: AtomicBool,
-    gone: AtomicBool,
+    /// Until when brokers are waited for; set when the sink is gone.
+    until: OnceLock<Instant>,
 }
 
 /// What became of records.
@@ -85,7 +90,7 @@ pub fn open(destination: Destination, encoder: RecordEncoder, context: &SinkCont
         outcome,
         backlog: Mutex::new(VecDeque::new()),
         open: AtomicBool::new(false),
-        gone: AtomicBool::new(false),
+        until: OnceLock::new(),
     });
     let opening = Arc::clone(&shared);
     // Not waited for: what it finds out shows at the next checkpoint.
@@ -93,19 +98,22 @@ pub fn open(destination: Destination, encoder: RecordEncoder, context: &SinkCont
     Ok(DirectSink {
         encoder,
         shared,
+        is_stopping: false,
         written: 0,
     })
 }
 
 impl Drop for DirectSink {
     fn drop(&mut self) {
-        self.shared.gone.store(true, Ordering::SeqCst);
+        // After the last barrier the sink is gone before its work is done.
+        let patience = if self.is_stopping { LAST_FLUSH } else { Duration::ZERO };
+        self.shared.until.get_or_init(|| Instant::now() + patience);
     }
 }
 
 impl Shared {
     fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::SeqCst)
+        self.until.get().is_some_and(|until| Instant::now() >= *until)
     }
 
     /// Makes sure that the topic is there; before that nothing is sent.
@@ -216,6 +224,10 @@ impl Sink for DirectSink {
             Ok(())
         })?;
         shared.send().map(|_| ())
+    }
+
+    fn stopping(&mut self) {
+        self.is_stopping = true;
     }
 
     fn prepare(&mut self, _epoch: Epoch) -> Result<Prepared> {

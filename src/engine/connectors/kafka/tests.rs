@@ -482,6 +482,36 @@ fn stumbling_brokers_lose_nothing() {
     assert_eq!(sorted(found), expected(0..300));
 }
 
+#[test]
+fn the_last_flush_outlives_the_sink() {
+    let brokers = MockCluster::new(1).unwrap();
+    let address = brokers.bootstrap_servers();
+    brokers.create_topic("t", 1, 1).unwrap();
+    let bench = Bench::new();
+    let options = [("topic", "t"), ("commit_mode", "at_least_once"), ("offset", "earliest")];
+    let table = table(&address, &options).unwrap();
+    let open = || {
+        table
+            .open_sink(bench.sink_context(&ids(), SinkChangelog::Append, &[]))
+            .unwrap()
+    };
+    let mut stopped = open();
+    stopped.write(&rows(0..100)).unwrap();
+    stopped.stopping();
+    let last = stopped.prepare(Epoch(1)).unwrap().work.unwrap();
+    drop(stopped);
+    last().unwrap();
+    let mut source = bench.source(table.as_ref(), &ids(), 0, 1, &[]).unwrap();
+    assert_eq!(sorted(poll_rows(source.as_mut(), 100)), expected(0..100));
+    // One that is cancelled in between waits for nothing.
+    brokers.broker_down(1).unwrap();
+    let mut cancelled = open();
+    cancelled.write(&rows(100..101)).unwrap();
+    let work = cancelled.prepare(Epoch(1)).unwrap().work.unwrap();
+    drop(cancelled);
+    assert!(matches!(work(), Err(Error::Stopped)));
+}
+
 /// As after a leader change: the new one does not know yet how far records are replicated.
 #[test]
 fn a_broker_that_does_not_have_the_next_records_for_a_moment_loses_nothing() {
