@@ -19,6 +19,7 @@ use crate::catalog::store::CatalogStore;
 use crate::clock::Clock;
 use crate::engine::connectors::{Committer, CommitterContext};
 use crate::engine::coordinator::checkpoint::PassedBarrier;
+use crate::engine::coordinator::commit_watch::CommitWatch;
 use crate::engine::coordinator::history::CheckpointHistory;
 use crate::engine::coordinator::persistence::{self, CarriedOutput, CheckpointIdentity};
 use crate::engine::coordinator::restart;
@@ -70,13 +71,25 @@ impl Committers {
     }
 
     /// Commits what `manifest` holds for the sinks of its epoch. Idempotent.
-    pub async fn commit(&mut self, manifest: &Manifest) -> Result<(), Error> {
+    pub async fn commit(&mut self, place: &CheckpointPlace, manifest: &Manifest) -> Result<(), Error> {
         failed_on_purpose("sink.before_commit")?;
         for (operator, committables) in persistence::committables(manifest) {
             let committer = self.0.get_mut(&operator).ok_or_else(|| {
                 Error::Internal(format!("checkpoint {} has output of an unknown sink", manifest.epoch()))
             })?;
-            committer.get_mut().commit(manifest.epoch(), committables).await?;
+            let (watch, epoch) = (&place.watch, manifest.epoch());
+            watch.asked(&operator, epoch, place.clock.now_micros());
+            if let Err(error) = committer.get_mut().commit(epoch, committables).await {
+                watch.refused(&operator, epoch, error.to_string(), place.clock.now_micros());
+                return Err(error);
+            }
+            watch.committed(&operator, epoch, place.clock.now_micros());
+        }
+        // Those without output for this epoch, too.
+        for operator in self.0.keys() {
+            place
+                .watch
+                .committed(operator, manifest.epoch(), place.clock.now_micros());
         }
         failed_on_purpose("sink.after_commit")
     }
@@ -103,6 +116,8 @@ pub struct CheckpointPlace {
     pub path: String,
     /// Told of every epoch that became durable.
     pub history: Arc<CheckpointHistory>,
+    /// Told what is waited for.
+    pub watch: Arc<CommitWatch>,
 }
 
 /// What is to be committed.
@@ -172,6 +187,7 @@ impl CommitTask {
                     match self.decide(&record).await {
                         Decision::Committed => {
                             self.place.history.note_durable(self.place.pipeline);
+                            self.place.watch.decided(epoch, self.place.clock.now_micros());
                             Stage::Decided
                         }
                         Decision::Fenced => return CommitOutcome::Fenced,
@@ -260,6 +276,8 @@ impl CommitTask {
             match self.place.store.decide_epoch(record.clone()).await {
                 Ok(decision) => return decision,
                 Err(error) => {
+                    let now = self.place.clock.now_micros();
+                    self.place.watch.undecided(record.epoch, error.to_string(), now);
                     if attempt % UNKNOWN_DECISION_WARNING == 1 {
                         warn!(pipeline = %self.place.pipeline, epoch = %record.epoch, %error, "could not record a checkpoint, trying again");
                     }
@@ -280,7 +298,7 @@ pub async fn commit_sinks(
 ) -> Result<(), Error> {
     let mut attempt: u32 = 1;
     loop {
-        match committers.commit(manifest).await {
+        match committers.commit(place, manifest).await {
             Ok(()) => return Ok(()),
             Err(error) if error.retry() == Retry::Backoff => {
                 if attempt.is_multiple_of(SINK_OUTAGE_WARNING) {
