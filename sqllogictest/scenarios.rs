@@ -20,22 +20,22 @@ const SCENARIOS: &[(&str, Option<&str>, fn() -> Outcome)] = &[
     ("scenario/endless_stream_arrives_over_extended", None, || {
         Box::pin(endless_stream_arrives_over_extended())
     }),
-    ("scenario/second_server_on_the_same_data_is_refused", None, || {
+    ("scenario/second_server_on_the_same_data_is_refused_f_06", None, || {
         Box::pin(second_server_is_refused())
     }),
     ("scenario/port_in_use_is_a_clear_error", None, || {
         Box::pin(port_in_use_is_a_clear_error())
     }),
-    ("scenario/terminate_takes_a_last_checkpoint", None, || {
+    ("scenario/terminate_takes_a_last_checkpoint_f_44", None, || {
         Box::pin(terminate_takes_a_last_checkpoint())
     }),
-    ("scenario/damaged_checkpoint_falls_back", None, || {
+    ("scenario/damaged_checkpoint_falls_back_f_20", None, || {
         Box::pin(damaged_checkpoint_falls_back())
     }),
     ("scenario/killed_insert_leaves_no_pipeline", None, || {
         Box::pin(killed_insert_leaves_no_pipeline())
     }),
-    ("scenario/killed_tables_keep_what_they_answered", None, || {
+    ("scenario/killed_tables_keep_what_they_answered_f_09", None, || {
         Box::pin(killed_tables_keep_what_they_answered())
     }),
     ("scenario/copy_in_is_all_or_nothing", None, || {
@@ -47,7 +47,7 @@ const SCENARIOS: &[(&str, Option<&str>, fn() -> Outcome)] = &[
     ("scenario/psql_meta_commands", Some("psql"), || {
         Box::pin(psql_meta_commands())
     }),
-    ("scenario/kill_loop", None, || Box::pin(kill_loop::run())),
+    ("scenario/kill_loop_f_01", None, || Box::pin(kill_loop::run())),
 ];
 
 pub fn names() -> Vec<String> {

@@ -92,6 +92,12 @@ const DESCRIPTIONS: &[(Kind, &str, Unit, &str)] = &[
         "time until a lookup was answered, repetitions included",
     ),
     (
+        Kind::Gauge,
+        "laminar_pipeline_degraded",
+        Unit::Count,
+        "1 while a pipeline commits nothing for five checkpoint intervals, by pipeline",
+    ),
+    (
         Kind::Counter,
         "laminar_panics_total",
         Unit::Count,

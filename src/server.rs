@@ -8,7 +8,7 @@
 //! Guarantee: a kill at any moment loses nothing that this order would have kept; the order only saves the restart work.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -57,6 +57,9 @@ const DEMO: &str = include_str!("demo.sql");
 /// Threads for brokers, object stores and clients: they wait most of the time.
 const IO_THREADS: usize = 2;
 
+/// How long blocking work on the I/O threads may outlast the server.
+const LAST_QUESTIONS: Duration = Duration::from_millis(500);
+
 /// Runs until a signal ends it.
 pub fn run(config: Config, objects: Objects) -> Result<(), ErrorReport> {
     let started = Instant::now();
@@ -71,7 +74,7 @@ pub fn run(config: Config, objects: Objects) -> Result<(), ErrorReport> {
                 format!("could not start the I/O threads: {error}"),
             )
         })?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let server = Server::start(config, started).await?;
         if objects == Objects::Demo {
             server.create_demo().await?;
@@ -79,7 +82,10 @@ pub fn run(config: Config, objects: Objects) -> Result<(), ErrorReport> {
         wait_for_end().await;
         server.stop().await;
         Ok(())
-    })
+    });
+    // What still asks a system outside that does not answer is not waited for: what it does counts for nothing any more.
+    runtime.shutdown_timeout(LAST_QUESTIONS);
+    outcome
 }
 
 struct Server {

@@ -317,6 +317,61 @@ fn every_connector_has_a_test_and_a_page() {
     report(&problems);
 }
 
+/// Numbers of the fault matrix in the names of tests: `f_20` in `fn f_20_x(`, in names of scenarios and of slt files.
+fn faults_tested() -> BTreeSet<(&'static str, String)> {
+    let numbers_in = |name: &str| {
+        let name = format!("_{name}");
+        let found = name
+            .match_indices("_f_")
+            .map(|(start, _)| name[start + 3..].chars().take(2).collect());
+        let numbers = found.filter(|number: &String| number.len() == 2 && number.chars().all(|c| c.is_ascii_digit()));
+        numbers.collect::<Vec<String>>()
+    };
+    let mut tested = BTreeSet::new();
+    for file in source_files() {
+        for (start, _) in file.text.match_indices("fn f_") {
+            let name = file.text[start + 3..].split('(').next().unwrap_or_default();
+            tested.extend(numbers_in(name).into_iter().map(|number| ("unit", number)));
+        }
+    }
+    let scenarios = ["sqllogictest/scenarios.rs", "sqllogictest/deliveries/mod.rs"]
+        .map(|path| fs::read_to_string(root().join(path)).expect(path))
+        .concat();
+    for (start, _) in scenarios.match_indices("\"scenario/") {
+        let name = scenarios[start + 1..].split('"').next().unwrap_or_default();
+        tested.extend(numbers_in(name).into_iter().map(|number| ("scenario", number)));
+    }
+    let files = glob::glob(&root().join("sqllogictest/**/*.slt").to_string_lossy()).expect("a pattern");
+    for path in files.flatten() {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        tested.extend(numbers_in(&name).into_iter().map(|number| ("slt", number)));
+    }
+    tested
+}
+
+#[test]
+fn every_row_of_the_fault_matrix_has_its_tests() {
+    let page = fs::read_to_string(root().join("docs/faults.md")).expect("docs/faults.md");
+    let mut named = BTreeSet::new();
+    for line in page.lines().filter(|line| line.starts_with("| F-")) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let number = cells[0].trim_start_matches("F-").to_owned();
+        for kind in cells.last().expect("a cell").split(", ") {
+            let kind = ["unit", "scenario", "slt"].into_iter().find(|known| *known == kind);
+            named.insert((kind.expect("unit, scenario or slt"), number.clone()));
+        }
+    }
+    let tested = faults_tested();
+    let missing = named
+        .difference(&tested)
+        .map(|(kind, number)| format!("F-{number} has no {kind} test"));
+    let unnamed = tested.difference(&named);
+    let unnamed = unnamed.map(|(kind, number)| format!("docs/faults.md does not name the {kind} test of F-{number}"));
+    let problems: Vec<String> = missing.chain(unnamed).collect();
+    assert!(!named.is_empty());
+    report(&problems);
+}
+
 /// The path of ARCHITECTURE.md from SQL text to running tasks cannot rot: every function that it names exists.
 #[test]
 fn every_stop_exists() {

@@ -99,34 +99,38 @@ type Outcome = Pin<Box<dyn Future<Output = Result<()>>>>;
 
 /// Name, the program it needs besides the server, the test.
 const DELIVERIES: &[(&str, Option<&str>, fn() -> Outcome)] = &[
-    ("scenario/delivery_file_to_file", None, || {
+    ("scenario/delivery_file_to_file_f_10_f_11", None, || {
         Box::pin(deliver(file::FileInput::make(), file::FileTarget::make()))
     }),
-    ("scenario/delivery_file_to_folder", None, || {
+    ("scenario/delivery_file_to_folder_f_10_f_11", None, || {
         Box::pin(deliver(file::FileInput::make(), folder::Folder::make()))
     }),
-    ("scenario/delivery_file_to_object_store", Some("moto_server"), || {
-        Box::pin(async { deliver(file::FileInput::make(), folder::ObjectStore::make().await).await })
-    }),
-    ("scenario/delivery_file_to_kafka", None, || {
+    (
+        "scenario/delivery_file_to_object_store_f_10_f_11",
+        Some("moto_server"),
+        || Box::pin(async { deliver(file::FileInput::make(), folder::ObjectStore::make().await).await }),
+    ),
+    ("scenario/delivery_file_to_kafka_f_10_f_11", None, || {
         Box::pin(async { deliver(file::FileInput::make(), kafka::KafkaTarget::make().await).await })
     }),
-    ("scenario/delivery_kafka_to_kafka", None, || {
+    ("scenario/delivery_kafka_to_kafka_f_10_f_11", None, || {
         Box::pin(async { deliver(kafka::KafkaInput::make().await, kafka::KafkaTarget::make().await).await })
     }),
-    ("scenario/delivery_kafka_to_postgres", None, || {
+    ("scenario/delivery_kafka_to_postgres_f_10_f_11", None, || {
         Box::pin(async { deliver(kafka::KafkaInput::make().await, postgres::PostgresTarget::make().await).await })
     }),
-    ("scenario/delivery_kafka_to_parquet", Some("moto_server"), || {
-        Box::pin(async { deliver(kafka::KafkaInput::make().await, folder::ObjectStore::make().await).await })
-    }),
-    ("scenario/delivery_postgres_to_kafka", None, || {
+    (
+        "scenario/delivery_kafka_to_parquet_f_10_f_11",
+        Some("moto_server"),
+        || Box::pin(async { deliver(kafka::KafkaInput::make().await, folder::ObjectStore::make().await).await }),
+    ),
+    ("scenario/delivery_postgres_to_kafka_f_10_f_11", None, || {
         Box::pin(async { deliver(postgres::PostgresInput::make().await, kafka::KafkaTarget::make().await).await })
     }),
-    ("scenario/delivery_file_to_postgres", None, || {
+    ("scenario/delivery_file_to_postgres_f_10_f_11", None, || {
         Box::pin(results_in_postgres::file_to_postgres())
     }),
-    ("scenario/delivery_postgres_to_postgres", None, || {
+    ("scenario/delivery_postgres_to_postgres_f_10_f_11", None, || {
         Box::pin(results_in_postgres::postgres_to_postgres())
     }),
 ];

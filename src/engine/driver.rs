@@ -27,7 +27,7 @@ use crate::engine::shard::{Control, ShardTask, Turn};
 use crate::engine::sink_tail::{SinkProgress, SinkTail};
 use crate::engine::source_head::{HeadItem, SourceHead};
 use crate::error::Report;
-use crate::ids::{OperatorId, SubtaskIndex};
+use crate::ids::{Epoch, OperatorId, SubtaskIndex};
 use crate::state::table::SnapshotContext;
 
 /// A driver gives way to others after this long or this many rows.
@@ -41,6 +41,9 @@ const TURN: TurnBudget = TurnBudget {
     time: Duration::from_millis(1),
     rows: 64 * 1024,
 };
+
+/// How often the splits of a source are looked at between barriers.
+const LOOK_AT_SPLITS: Duration = Duration::from_secs(1);
 
 pub struct Driver {
     id: DriverId,
@@ -64,6 +67,8 @@ pub struct Driver {
     blocked_since: Option<Instant>,
     /// For errors: the stage at work.
     current: usize,
+    /// When the splits of the source were last looked at.
+    looked_at: Option<Instant>,
 }
 
 pub enum Head {
@@ -118,6 +123,7 @@ impl Driver {
             served_told: false,
             blocked_since: None,
             current: 0,
+            looked_at: None,
         }
     }
 
@@ -232,6 +238,13 @@ impl Driver {
                 let item = source.next_item();
                 self.stages[0].metrics.add_busy(started.elapsed());
                 self.stages[0].metrics.set_bytes_in(source.bytes_read());
+                if self
+                    .looked_at
+                    .is_none_or(|at| started.duration_since(at) >= LOOK_AT_SPLITS)
+                {
+                    self.looked_at = Some(started);
+                    self.look_at_splits();
+                }
                 item
             }
             Head::Channels(input) => Ok(match input.next_item()? {
@@ -245,6 +258,16 @@ impl Driver {
                 InputItem::End => HeadItem::End,
                 InputItem::Nothing => HeadItem::Nothing(None),
             }),
+        }
+    }
+
+    /// For those who watch.
+    fn look_at_splits(&self) {
+        if let Head::Source(source) = &self.head {
+            let (splits, waits_for) = source.status();
+            let metrics = &self.stages[0].metrics;
+            metrics.set_splits(splits);
+            metrics.set_waits_for(waits_for, self.context.clock.now_micros());
         }
     }
 
@@ -374,6 +397,7 @@ impl Driver {
             }
         }
         self.barrier = Some(passing);
+        self.look_at_splits();
         Ok(())
     }
 
@@ -501,9 +525,12 @@ impl Driver {
             let events = self.context.events.clone();
             let subtask = self.id.subtask;
             let runtime = self.context.runtime.clone();
+            let preparing = Preparing::begin(self, passed.barrier.epoch);
             let _entered = runtime.enter();
             crate::spawn::named("sink prepare", async move {
-                let event = match finish_sink_work(passed.work).await {
+                let finished = finish_sink_work(passed.work).await;
+                drop(preparing);
+                let event = match finished {
                     Ok(()) => ack,
                     Err(error) => JobEvent::Failed(in_operator("sink", subtask, error).report()),
                 };
@@ -552,6 +579,31 @@ impl ShardTask for Driver {
                 Control::Barrier(barrier) => source.inject(barrier),
                 Control::Decided(epoch) => source.epoch_decided(epoch),
             }
+        }
+    }
+}
+
+/// The sinks of a driver prepare on the I/O side; says so as long as they do.
+struct Preparing {
+    sinks: Vec<Arc<OperatorMetrics>>,
+}
+
+impl Preparing {
+    fn begin(driver: &Driver, epoch: Epoch) -> Preparing {
+        let sinks = driver.stages.iter().filter(|stage| matches!(stage.body, Body::Sink(_)));
+        let sinks: Vec<_> = sinks.map(|stage| Arc::clone(&stage.metrics)).collect();
+        for sink in &sinks {
+            let what = format!("what belongs to epoch {epoch} to be prepared");
+            sink.set_waits_for(Some(what), driver.context.clock.now_micros());
+        }
+        Preparing { sinks }
+    }
+}
+
+impl Drop for Preparing {
+    fn drop(&mut self) {
+        for sink in &self.sinks {
+            sink.set_waits_for(None, 0);
         }
     }
 }

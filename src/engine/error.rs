@@ -77,6 +77,13 @@ pub enum Error {
         what: &'static str,
         seconds: u64,
     },
+    /// It runs, but nothing comes of it.
+    #[error("pipeline \"{pipeline}\" has committed nothing for {seconds} s")]
+    Stalled {
+        pipeline: String,
+        seconds: f64,
+        waits: Vec<String>,
+    },
     #[error("the server is shutting down")]
     ShuttingDown,
     #[error("internal error: {0}")]
@@ -99,6 +106,7 @@ impl Report for Error {
             Error::UnknownCheckpoint { .. } => SqlState::UNDEFINED_OBJECT,
             Error::NoUsableCheckpoint { .. } => SqlState::DATA_CORRUPTED,
             Error::TimedOut { .. } => SqlState::QUERY_CANCELED,
+            Error::Stalled { .. } => SqlState::CANNOT_CONNECT_NOW,
             Error::ShuttingDown => SqlState::ADMIN_SHUTDOWN,
             Error::External { code, .. } | Error::Data { code, .. } => *code,
             Error::State(error) => error.code(),
@@ -124,6 +132,7 @@ impl Report for Error {
             }),
             Error::NoUsableCheckpoint { reasons, .. } => Some(reasons.join("\n")),
             Error::StateMismatch { detail, .. } => Some(detail.clone()),
+            Error::Stalled { waits, .. } if !waits.is_empty() => Some(format!("Waiting for {}.", waits.join("; "))),
             Error::State(error) => error.detail(),
             _ => None,
         }
@@ -139,6 +148,9 @@ impl Report for Error {
             Error::InOperator { source, .. } => source.hint(),
             Error::NotRunning { .. } => Some("Start it with START PIPELINE.".into()),
             Error::AlreadyRunning { .. } => Some("Stop it with STOP PIPELINE, or use RESTART PIPELINE.".into()),
+            Error::Stalled { .. } => Some(
+                "It goes on by itself; laminar.sinks, laminar.splits and laminar.operators say what is waited for.".into(),
+            ),
             Error::Busy { .. } => Some("Wait until that has ended and try again.".into()),
             Error::StateMismatch { .. } => Some(
                 "Use CREATE OR REPLACE PIPELINE with its definition, which keeps what it can, or start it from empty state with RESTART PIPELINE .. FROM CHECKPOINT 0."
@@ -157,7 +169,9 @@ impl Report for Error {
 
     fn blame(&self) -> Blame {
         match self {
-            Error::External { .. } | Error::NoUsableCheckpoint { .. } | Error::ShuttingDown => Blame::External,
+            Error::External { .. } | Error::NoUsableCheckpoint { .. } | Error::Stalled { .. } | Error::ShuttingDown => {
+                Blame::External
+            }
             Error::State(error) => error.blame(),
             Error::Reported(report) | Error::Option(report) => report.blame,
             Error::InOperator { source, .. } => source.blame(),

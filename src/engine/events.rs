@@ -24,9 +24,9 @@ pub enum EventKind {
     Restarted,
     Rescaling,
     CheckpointFailed,
-    /// Several checkpoints in a row could not be written.
+    /// Several checkpoints in a row could not be written, or none was committed for several intervals.
     Degraded,
-    /// Checkpoints can be written again.
+    /// A checkpoint was committed again.
     Recovered,
     Stopped,
     Finished,
@@ -107,8 +107,8 @@ impl EventKind {
             EventKind::Restarted => "another attempt begins",
             EventKind::Rescaling => "the job stops to go on with other options",
             EventKind::CheckpointFailed => "a checkpoint could not be written",
-            EventKind::Degraded => "several checkpoints in a row could not be written",
-            EventKind::Recovered => "checkpoints can be written again",
+            EventKind::Degraded => "the job does not get on",
+            EventKind::Recovered => "the job gets on again",
             EventKind::Stopped => "the job was stopped",
             EventKind::Finished => "all input was processed",
             EventKind::GaveUp => "the job failed for good",

@@ -73,6 +73,7 @@ pub struct Outside {
     pub waker: Arc<dyn Wake>,
     /// To say what is waited for.
     pub metrics: Arc<OperatorMetrics>,
+    pub clock: Arc<dyn Clock>,
 }
 
 /// The state that a run starts from.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::engine::graph::JobGraph;
+use crate::engine::graph::{JobGraph, OperatorSpec};
 use crate::engine::message::Watermark;
 use crate::engine::operator::StateSize;
 use crate::ids::OperatorId;
@@ -24,7 +24,32 @@ pub struct OperatorMetrics {
     state_rows: AtomicU64,
     state_bytes: AtomicU64,
     watermark: Time,
-    waits_for: Mutex<Option<String>>,
+    waits_for: Mutex<Option<Waiting>>,
+    splits: Mutex<Vec<SplitStatus>>,
+}
+
+/// What of the outside is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// In words for people.
+    pub what: String,
+    /// Microseconds since 1970-01-01 UTC.
+    pub since_micros: i64,
+}
+
+/// One split of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitStatus {
+    pub split: String,
+    pub offset: String,
+    pub end: Option<String>,
+    pub lag: Option<u64>,
+    pub unit: Option<&'static str>,
+    /// `active`, `idle`; those that have ended are not shown.
+    pub state: &'static str,
+    pub watermark: Option<i64>,
+    /// The watermark of its subtask waits for this split.
+    pub holds_back: bool,
 }
 
 /// A time that may not be known.
@@ -76,12 +101,23 @@ impl OperatorMetrics {
     }
 
     /// What of the outside holds the subtask up, in words for people; `None`: nothing does.
-    pub fn set_waits_for(&self, what: Option<String>) {
-        *self.waits_for.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    pub fn set_waits_for(&self, what: Option<String>, now_micros: i64) {
+        let mut waits_for = self.waits_for.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another reason is the same wait.
+        let since_micros = waits_for.as_ref().map_or(now_micros, |waiting| waiting.since_micros);
+        *waits_for = what.map(|what| Waiting { what, since_micros });
     }
 
-    pub fn waits_for(&self) -> Option<String> {
+    pub fn waits_for(&self) -> Option<Waiting> {
         self.waits_for.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_splits(&self, splits: Vec<SplitStatus>) {
+        *self.splits.lock().unwrap_or_else(PoisonError::into_inner) = splits;
+    }
+
+    fn splits(&self) -> Vec<SplitStatus> {
+        self.splits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn read(&self) -> SubtaskStatus {
@@ -136,6 +172,7 @@ struct OperatorEntry {
     id: OperatorId,
     name: &'static str,
     description: String,
+    table: Option<String>,
     subtasks: Vec<Arc<OperatorMetrics>>,
 }
 
@@ -146,8 +183,12 @@ pub struct OperatorStatus {
     pub name: &'static str,
     pub description: String,
     pub subtasks: Vec<SubtaskStatus>,
-    /// What holds one of them up.
-    pub waits_for: Option<String>,
+    /// The table that it reads or writes.
+    pub table: Option<String>,
+    /// What holds one of them up, the longest.
+    pub waits_for: Option<Waiting>,
+    /// Of all subtasks of a source, with the subtask.
+    pub splits: Vec<(u32, SplitStatus)>,
 }
 
 impl OperatorStatus {
@@ -180,6 +221,11 @@ impl JobMetrics {
             id: node.id.clone(),
             name: node.operator.name(),
             description: node.description.clone(),
+            table: match &node.operator {
+                OperatorSpec::Source(spec) => Some(spec.table_name.clone()),
+                OperatorSpec::Sink(spec) => Some(spec.table_name.clone()),
+                _ => None,
+            },
             subtasks: (0..node.parallelism).map(|_| Arc::default()).collect(),
         });
         JobMetrics {
@@ -198,7 +244,13 @@ impl JobMetrics {
             name: operator.name,
             description: operator.description.clone(),
             subtasks: operator.subtasks.iter().map(|metrics| metrics.read()).collect(),
-            waits_for: operator.subtasks.iter().find_map(|metrics| metrics.waits_for()),
+            table: operator.table.clone(),
+            waits_for: (operator.subtasks.iter().filter_map(|metrics| metrics.waits_for()))
+                .min_by_key(|waiting| waiting.since_micros),
+            splits: (0..)
+                .zip(&operator.subtasks)
+                .flat_map(|(subtask, metrics)| metrics.splits().into_iter().map(move |split| (subtask, split)))
+                .collect(),
         });
         operators.collect()
     }
@@ -221,7 +273,9 @@ mod tests {
             name: "filter",
             description: String::new(),
             subtasks: vec![first.read(), second.read()],
+            table: None,
             waits_for: None,
+            splits: Vec::new(),
         };
         assert_eq!(status.total().rows_in, 11);
         assert_eq!(status.total().watermark, None);

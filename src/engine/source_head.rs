@@ -6,7 +6,7 @@
 //! Guarantee: a checkpoint of a source has its offsets: [`SourceOffsets`] is the only form in which a source can be
 //! snapshotted, and only this file makes one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,17 +19,16 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampM
 use datafusion::physical_expr::PhysicalExpr;
 
 use crate::clock::Clock;
-use crate::engine::connectors::{Source, SourcePoll, SplitOffset};
+use crate::engine::connectors::{Source, SourcePoll};
 use crate::engine::error::Error;
 use crate::engine::exchange::watermark::{Advance, WatermarkMerge};
 use crate::engine::graph::{EventTimeExpr, EventTimeSpec, SourceSpec};
+use crate::engine::job_metrics::SplitStatus;
 use crate::engine::message::{Barrier, CHUNK_ROWS_TARGET, Chunk, Watermark, Weights};
 use crate::engine::results::history::PinnedInput;
+pub use crate::engine::saved_splits::{OFFSETS_TABLE, SavedSplits};
 use crate::ids::Epoch;
-use crate::state::table::{Distribution, OP_PUT, StateReader, TableKind, TableWrite, leading_fields};
-
-/// The table of a source's offsets and watermarks.
-pub const OFFSETS_TABLE: &str = "offsets";
+use crate::state::table::{Distribution, OP_PUT, TableKind, TableWrite, leading_fields};
 
 /// The event time of rows whose expression is NULL: before everything, so that they are late wherever time matters, with
 /// room for window arithmetic below it.
@@ -37,6 +36,9 @@ pub const EVENT_TIME_OF_NULL: i64 = i64::MIN / 2;
 
 /// How often the watermark of processing time advances without rows.
 const PROCESSING_TIME_STEP: Duration = Duration::from_millis(100);
+
+/// Splits of a subtask that are shown; a source of files may have very many.
+const SPLITS_SHOWN: usize = 1000;
 
 pub enum HeadItem {
     Data(Chunk),
@@ -62,77 +64,6 @@ impl SourceOffsets {
     pub fn into_table(self) -> TableWrite {
         self.table
     }
-}
-
-/// What an earlier run saved of a source: all splits of all its subtasks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SavedSplits {
-    splits: Vec<SavedSplit>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct SavedSplit {
-    split: String,
-    offset: String,
-    watermark: Option<i64>,
-    finished: bool,
-}
-
-impl SavedSplits {
-    pub fn read(reader: &dyn StateReader) -> Result<SavedSplits, Error> {
-        let mut splits = Vec::new();
-        let mut positions = HashMap::new();
-        reader.read(OFFSETS_TABLE, &mut |batch| {
-            for split in decode_splits(&batch)? {
-                // The last word on a split counts.
-                match positions.get(&split.split) {
-                    Some(position) => splits[*position] = split,
-                    None => {
-                        positions.insert(split.split.clone(), splits.len());
-                        splits.push(split);
-                    }
-                }
-            }
-            Ok(())
-        })?;
-        Ok(SavedSplits { splits })
-    }
-
-    /// In the form that a source is opened with.
-    pub fn offsets(&self) -> Vec<SplitOffset> {
-        let offsets = self.splits.iter().map(|saved| SplitOffset {
-            split: saved.split.clone(),
-            offset: saved.offset.clone(),
-        });
-        offsets.collect()
-    }
-}
-
-fn decode_splits(batch: &RecordBatch) -> Result<Vec<SavedSplit>, Box<dyn std::error::Error + Send + Sync>> {
-    let column = |name: &str| {
-        batch
-            .column_by_name(name)
-            .ok_or_else(|| format!("column \"{name}\" is missing"))
-    };
-    let split = column("split")?
-        .as_string_opt::<i32>()
-        .ok_or("column \"split\" is not text")?;
-    let offset = column("offset")?
-        .as_string_opt::<i32>()
-        .ok_or("column \"offset\" is not text")?;
-    let watermark = column("watermark")?
-        .as_primitive_opt::<Int64Type>()
-        .ok_or("column \"watermark\" is not a number")?;
-    let finished = column("finished")?
-        .as_boolean_opt()
-        .ok_or("column \"finished\" is not boolean")?;
-    let rows = (0..batch.num_rows()).map(|row| SavedSplit {
-        split: split.value(row).to_owned(),
-        offset: offset.value(row).to_owned(),
-        watermark: watermark.is_valid(row).then(|| watermark.value(row)),
-        finished: finished.value(row),
-    });
-    Ok(rows.collect())
 }
 
 pub struct SourceHead {
@@ -236,6 +167,32 @@ impl SourceHead {
 
     pub fn bytes_read(&self) -> u64 {
         self.source.bytes_read()
+    }
+
+    /// Every split that has not ended, for those who watch; and what the source waits for.
+    pub fn status(&self) -> (Vec<SplitStatus>, Option<String>) {
+        let status = self.source.status();
+        let held_back_by = self.watermarks.held_back_by().filter(|_| self.time.is_some());
+        let known = |split: usize| split < self.watermarks.channels();
+        let unfinished = self.source.offsets().into_iter().enumerate();
+        let unfinished = unfinished.filter(|(split, _)| !known(*split) || !self.watermarks.is_finished(*split));
+        let splits = unfinished.take(SPLITS_SHOWN).map(|(split, offset)| {
+            let lag = status.lags.get(split).cloned().unwrap_or_default();
+            SplitStatus {
+                split: offset.split,
+                offset: offset.offset,
+                unit: lag.lag.map(|_| status.unit),
+                end: lag.end,
+                lag: lag.lag,
+                state: match known(split) && self.watermarks.is_idle(split) {
+                    true => "idle",
+                    false => "active",
+                },
+                watermark: known(split).then(|| self.watermarks.of_channel(split)).flatten(),
+                holds_back: held_back_by == Some(split),
+            }
+        });
+        (splits.collect(), status.waits_for)
     }
 
     pub fn watermark(&self) -> Option<i64> {
@@ -511,8 +468,10 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
+    use crate::engine::connectors::SplitOffset;
     use crate::engine::message::BarrierKind;
     use crate::state::key_group::{KeyGroupRange, KeyGroups};
+    use crate::state::table::StateReader;
 
     const HOUR: i64 = 3_600_000_000;
 
@@ -607,6 +566,29 @@ mod tests {
     }
 
     #[test]
+    fn the_split_that_is_least_far_is_seen_to_hold_the_others_back() {
+        let polls = vec![
+            rows(0, &[Some(10)]),
+            rows(1, &[Some(5)]),
+            SourcePoll::SplitFinished { split: 1 },
+            SourcePoll::Pending(None),
+        ];
+        let mut head = head(2, polls, time(60_000, None), &SavedSplits::default());
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            head.next_item().unwrap();
+            let (splits, waits_for) = head.status();
+            assert_eq!(waits_for, None);
+            let split = |split: &SplitStatus| (split.watermark, split.holds_back);
+            seen.push(splits.iter().map(split).collect::<Vec<_>>());
+        }
+        seen.dedup();
+        let silent_holds = vec![(Some(10), false), (None, true)];
+        let least_holds = vec![(Some(10), false), (Some(5), true)];
+        assert_eq!(seen, [silent_holds, least_holds, vec![(Some(10), true)]]);
+    }
+
+    #[test]
     fn changes_keep_their_weights() {
         let SourcePoll::Rows { split, rows } = rows(0, &[Some(10), Some(30)]) else {
             unreachable!("these are rows");
@@ -634,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_split_goes_idle_and_comes_back() {
+    fn f_30_a_silent_split_goes_idle_and_comes_back() {
         let polls = vec![rows(0, &[Some(10)]), SourcePoll::Pending(None)];
         let mut head = head(2, polls, time(20, None), &SavedSplits::default());
         assert_eq!(drain(&mut head), ["d1"], "split 1 holds back");
@@ -656,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_far_in_the_future_does_not_move_the_watermark() {
+    fn f_31_a_time_far_in_the_future_does_not_move_the_watermark() {
         let polls = vec![rows(0, &[Some(HOUR + 1), Some(HOUR * 24 * 3650), Some(7)])];
         let mut head = head(1, polls, time(60_000, Some(1_000)), &SavedSplits::default());
         assert_eq!(drain(&mut head), ["d3".to_owned(), format!("w{}", HOUR + 1)]);

@@ -379,6 +379,7 @@ impl DriverParts {
             key_groups: context.key_groups,
             clock: Arc::clone(&context.clock),
             outside: Outside {
+                clock: Arc::clone(&context.clock),
                 runtime: context.runtime.clone(),
                 waker: Arc::clone(&self.waker),
                 metrics: match context.graph.nodes.iter().position(|other| other.id == node.id) {

@@ -32,6 +32,7 @@ pub mod system_views;
 pub mod table_rows;
 pub mod tls;
 pub mod transaction;
+mod watch_views;
 
 #[cfg(test)]
 mod testing;

@@ -22,6 +22,7 @@ use crate::frontend::context::ServerContext;
 use crate::frontend::error::{Error, Result};
 use crate::frontend::session::Session;
 use crate::frontend::settings::definitions::{self, Kind};
+use crate::frontend::watch_views;
 use crate::ids::Oid;
 use crate::planner::functions::register_all;
 use crate::types::SqlType;
@@ -129,7 +130,11 @@ pub async fn rows(
     };
     let jobs = jobs(server, shown).await?;
     let checkpoints = checkpoints(server, snapshot, shown).await?;
-    let rows = system::laminar_rows(shown, snapshot, &jobs, &checkpoints).ok_or_else(missing)?;
+    let deliveries = match shown {
+        "pipelines" | "tables" => watch_views::deliveries(server, snapshot),
+        _ => system::Deliveries::default(),
+    };
+    let rows = system::laminar_rows(shown, snapshot, &jobs, &checkpoints, &deliveries).ok_or_else(missing)?;
     if name == "materialized_views" {
         only_materialized(&rows)
     } else {
@@ -187,12 +192,12 @@ type Make = fn(&ServerContext, &CatalogSnapshot) -> Vec<ArrayRef>;
 
 /// Views that only the running server can fill.
 static LIVE: LazyLock<BTreeMap<&'static str, (Make, SchemaRef)>> = LazyLock::new(|| {
-    let views: [(&'static str, &str, Make); 11] = [
+    let views: [(&'static str, &str, Make); 13] = [
         ("connectors", CONNECTORS, connectors),
         ("databases", "name TEXT", databases),
         ("dead_letters", DEAD_LETTERS, dead_letters),
         ("events", EVENTS, events),
-        ("freshness", FRESHNESS, freshness),
+        ("freshness", watch_views::FRESHNESS, watch_views::freshness),
         ("functions", "name TEXT, kind TEXT", functions),
         ("operators", OPERATORS, operators),
         (
@@ -201,6 +206,8 @@ static LIVE: LazyLock<BTreeMap<&'static str, (Make, SchemaRef)>> = LazyLock::new
             schemas,
         ),
         ("sessions", SESSIONS, sessions),
+        ("sinks", watch_views::SINKS, watch_views::sinks),
+        ("splits", watch_views::SPLITS, watch_views::splits),
         ("tasks", TASKS, tasks),
         ("workers", "name TEXT, state TEXT, jobs BIGINT, tasks BIGINT", workers),
     ];
@@ -213,8 +220,7 @@ static LIVE: LazyLock<BTreeMap<&'static str, (Make, SchemaRef)>> = LazyLock::new
 const CONNECTORS: &str = "name TEXT, title TEXT, direction TEXT, category TEXT, formats TEXT, options TEXT, required_options TEXT, summary TEXT";
 const DEAD_LETTERS: &str = "table_name TEXT, at TIMESTAMPTZ, place TEXT, position BIGINT, error TEXT, raw BYTEA";
 const EVENTS: &str = "at TIMESTAMPTZ, pipeline TEXT, pipeline_schema TEXT, job TEXT, event TEXT, severity TEXT, code TEXT, message TEXT, detail TEXT, hint TEXT";
-const FRESHNESS: &str = "pipeline TEXT, pipeline_schema TEXT, state TEXT, watermark TIMESTAMPTZ, event_lag_seconds DOUBLE, result_epoch BIGINT, checkpoint_epoch BIGINT, checkpoint_age_seconds DOUBLE";
-const OPERATORS: &str = "pipeline TEXT, pipeline_schema TEXT, job TEXT, operator TEXT, name TEXT, description TEXT, parallelism INT, rows_in BIGINT, rows_out BIGINT, bytes_in BIGINT, bytes_out BIGINT, late_rows BIGINT, state_rows BIGINT, state_bytes BIGINT, busy_seconds DOUBLE, blocked_seconds DOUBLE, watermark TIMESTAMPTZ, waits_for TEXT";
+const OPERATORS: &str = "pipeline TEXT, pipeline_schema TEXT, job TEXT, operator TEXT, name TEXT, description TEXT, parallelism INT, rows_in BIGINT, rows_out BIGINT, bytes_in BIGINT, bytes_out BIGINT, late_rows BIGINT, state_rows BIGINT, state_bytes BIGINT, busy_seconds DOUBLE, blocked_seconds DOUBLE, watermark TIMESTAMPTZ, waits_for TEXT, waits_since TIMESTAMPTZ";
 const TASKS: &str = "pipeline TEXT, pipeline_schema TEXT, job TEXT, operator TEXT, name TEXT, subtask INT, rows_in BIGINT, rows_out BIGINT, late_rows BIGINT, state_rows BIGINT, state_bytes BIGINT, busy_seconds DOUBLE, blocked_seconds DOUBLE, watermark TIMESTAMPTZ";
 const SESSIONS: &str = "pid INT, user_name TEXT, database TEXT, client_address TEXT, application_name TEXT, connected_at TIMESTAMPTZ, state TEXT, statement TEXT, statement_started_at TIMESTAMPTZ";
 
@@ -228,7 +234,7 @@ fn columns_of(text: &str) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-fn text<T: Into<Option<String>>>(values: impl IntoIterator<Item = T>) -> ArrayRef {
+pub(super) fn text<T: Into<Option<String>>>(values: impl IntoIterator<Item = T>) -> ArrayRef {
     Arc::new(values.into_iter().map(Into::into).collect::<StringArray>())
 }
 
@@ -237,11 +243,11 @@ fn count(values: impl IntoIterator<Item = u64>) -> ArrayRef {
     Arc::new(signed.map(Some).collect::<Int64Array>())
 }
 
-fn small(values: impl IntoIterator<Item = i32>) -> ArrayRef {
+pub(super) fn small(values: impl IntoIterator<Item = i32>) -> ArrayRef {
     Arc::new(values.into_iter().map(Some).collect::<Int32Array>())
 }
 
-fn time(values: impl IntoIterator<Item = Option<i64>>) -> ArrayRef {
+pub(super) fn time(values: impl IntoIterator<Item = Option<i64>>) -> ArrayRef {
     Arc::new(
         values
             .into_iter()
@@ -328,42 +334,6 @@ fn events(server: &ServerContext, _snapshot: &CatalogSnapshot) -> Vec<ArrayRef> 
     ]
 }
 
-fn freshness(server: &ServerContext, snapshot: &CatalogSnapshot) -> Vec<ArrayRef> {
-    let jobs = server.coordinator.jobs();
-    let names = JobNames::of(&jobs, snapshot);
-    let watermarks: Vec<Option<i64>> = jobs.iter().map(least_watermark).collect();
-    let now = server.clock.now_micros();
-    let lags = watermarks
-        .iter()
-        .map(|watermark| watermark.map(|at| (now - at) as f64 / 1e6));
-    let epochs = jobs.iter().map(|job| {
-        server
-            .results
-            .get(job.pipeline)
-            .map(|result| result.latest_epoch().0 as i64)
-    });
-    let committed = jobs.iter().map(|job| job.committed_epoch.map(|epoch| epoch.0 as i64));
-    let ages = jobs
-        .iter()
-        .map(|job| job.committed_at_micros.map(|at| (now - at) as f64 / 1e6));
-    vec![
-        names.pipelines(),
-        names.schemas(),
-        text(jobs.iter().map(|job| job.state.as_str().to_owned())),
-        time(watermarks.clone()),
-        Arc::new(lags.collect::<Float64Array>()),
-        Arc::new(epochs.collect::<Int64Array>()),
-        Arc::new(committed.collect::<Int64Array>()),
-        Arc::new(ages.collect::<Float64Array>()),
-    ]
-}
-
-/// Over the sources; unknown while one has none.
-fn least_watermark(job: &JobStatus) -> Option<i64> {
-    let sources = job.operators.iter().filter(|operator| operator.name == "source");
-    sources.map(|operator| operator.total().watermark).min().flatten()
-}
-
 fn functions(_server: &ServerContext, _snapshot: &CatalogSnapshot) -> Vec<ArrayRef> {
     let functions = register_all(&crate::planner::settings::SessionFacts::default());
     let mut all: Vec<(String, &str)> = Vec::new();
@@ -432,18 +402,18 @@ fn workers(server: &ServerContext, _snapshot: &CatalogSnapshot) -> Vec<ArrayRef>
 }
 
 /// The names of the pipelines that jobs belong to.
-struct JobNames(Vec<(Option<String>, Option<String>)>);
+pub(super) struct JobNames(Vec<(Option<String>, Option<String>)>);
 
 impl JobNames {
-    fn of<'a>(jobs: impl IntoIterator<Item = &'a JobStatus>, snapshot: &CatalogSnapshot) -> JobNames {
+    pub(super) fn of<'a>(jobs: impl IntoIterator<Item = &'a JobStatus>, snapshot: &CatalogSnapshot) -> JobNames {
         JobNames(jobs.into_iter().map(|job| name_of(job.pipeline, snapshot)).collect())
     }
 
-    fn pipelines(&self) -> ArrayRef {
+    pub(super) fn pipelines(&self) -> ArrayRef {
         text(self.0.iter().map(|(name, _)| name.clone()))
     }
 
-    fn schemas(&self) -> ArrayRef {
+    pub(super) fn schemas(&self) -> ArrayRef {
         text(self.0.iter().map(|(_, schema)| schema.clone()))
     }
 }
@@ -484,7 +454,14 @@ fn operators(server: &ServerContext, snapshot: &CatalogSnapshot) -> Vec<ArrayRef
         seconds(all.iter().map(|(.., total)| total.busy_nanos)),
         seconds(all.iter().map(|(.., total)| total.blocked_nanos)),
         time(all.iter().map(|(.., total)| total.watermark)),
-        text(all.iter().map(|(_, operator, _)| operator.waits_for.clone())),
+        text(
+            all.iter()
+                .map(|(_, operator, _)| operator.waits_for.as_ref().map(|wait| wait.what.clone())),
+        ),
+        time(
+            all.iter()
+                .map(|(_, operator, _)| operator.waits_for.as_ref().map(|wait| wait.since_micros)),
+        ),
     ]
 }
 
@@ -531,7 +508,9 @@ mod tests {
             ("connectors", CONNECTORS),
             ("tasks", TASKS),
             ("events", EVENTS),
-            ("freshness", FRESHNESS),
+            ("freshness", watch_views::FRESHNESS),
+            ("sinks", watch_views::SINKS),
+            ("splits", watch_views::SPLITS),
         ] {
             assert_eq!(
                 columns_of(columns).fields().len(),

@@ -62,7 +62,7 @@ impl TestServer {
                 parallelism: 1,
                 checkpoint_interval: Duration::from_millis(100),
                 barrier_interval: Duration::from_millis(20),
-                on_demand: false,
+                ..PipelineSettings::default()
             },
         });
         let server = ServerContext::new(

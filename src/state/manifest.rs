@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_truncation_is_noticed() {
+    fn f_20_every_flipped_bit_and_every_truncation_is_noticed() {
         let object = manifest().to_object(&[Bytes::from_static(b"abc")]).unwrap().to_vec();
         for bit in 0..object.len() * 8 {
             let mut flipped = object.clone();

@@ -2,6 +2,7 @@
 
 pub(crate) mod aggregate_specs;
 pub(crate) mod asof_specs;
+pub(crate) mod faulty_objects;
 pub(crate) mod job_simulator;
 pub(crate) mod join_harness;
 pub mod kafka;

@@ -13,6 +13,13 @@ use crate::ids::Oid;
 use crate::options::{RawOptionValue, RawOptions};
 use arrow::array::RecordBatch;
 
+/// What tables and pipelines promise about deliveries, in words, where that is known.
+#[derive(Debug, Default)]
+pub struct Deliveries {
+    pub tables: HashMap<Oid, &'static str>,
+    pub pipelines: HashMap<Oid, &'static str>,
+}
+
 /// The rows of `laminar.<name>`; `None` when there is no such view here. `jobs` and `checkpoints` may be those of any
 /// pipelines, in any order.
 pub fn laminar_rows(
@@ -20,10 +27,11 @@ pub fn laminar_rows(
     snapshot: &CatalogSnapshot,
     jobs: &[JobRecord],
     checkpoints: &[CheckpointRecord],
+    deliveries: &Deliveries,
 ) -> Option<RecordBatch> {
     let mut rows = Rows::of(definitions::find("laminar", name)?);
     match name {
-        "pipelines" => pipelines(&mut rows, snapshot, jobs, checkpoints),
+        "pipelines" => pipelines(&mut rows, snapshot, jobs, checkpoints, deliveries),
         "jobs" => jobs.iter().for_each(|job| job_row(&mut rows, snapshot, job)),
         "checkpoints" => checkpoints
             .iter()
@@ -32,14 +40,20 @@ pub fn laminar_rows(
         "secrets" => secrets(&mut rows, snapshot),
         "tables" => snapshot
             .tables()
-            .for_each(|table| table_row(&mut rows, snapshot, table)),
+            .for_each(|table| table_row(&mut rows, snapshot, table, deliveries)),
         "views" => views(&mut rows, snapshot),
         _ => return None,
     }
     Some(rows.finish())
 }
 
-fn pipelines(rows: &mut Rows, snapshot: &CatalogSnapshot, jobs: &[JobRecord], checkpoints: &[CheckpointRecord]) {
+fn pipelines(
+    rows: &mut Rows,
+    snapshot: &CatalogSnapshot,
+    jobs: &[JobRecord],
+    checkpoints: &[CheckpointRecord],
+    deliveries: &Deliveries,
+) {
     let mut latest_jobs: HashMap<Oid, &JobRecord> = HashMap::new();
     for job in jobs {
         let latest = latest_jobs.entry(job.pipeline).or_insert(job);
@@ -61,11 +75,18 @@ fn pipelines(rows: &mut Rows, snapshot: &CatalogSnapshot, jobs: &[JobRecord], ch
             pipeline,
             latest_jobs.get(&oid).copied(),
             latest_checkpoints.get(&oid).copied(),
+            deliveries.pipelines.get(&oid).copied(),
         );
     }
 }
 
-fn pipeline_row(rows: &mut Rows, pipeline: &Pipeline, job: Option<&JobRecord>, checkpoint: Option<&CheckpointRecord>) {
+fn pipeline_row(
+    rows: &mut Rows,
+    pipeline: &Pipeline,
+    job: Option<&JobRecord>,
+    checkpoint: Option<&CheckpointRecord>,
+    delivery: Option<&'static str>,
+) {
     let header = &pipeline.header;
     let asked: Option<u32> = pipeline
         .options
@@ -87,6 +108,7 @@ fn pipeline_row(rows: &mut Rows, pipeline: &Pipeline, job: Option<&JobRecord>, c
         desired_running = pipeline.desired_running,
         materialized_view = pipeline.materialized_view,
         keeps_result = !pipeline.columns.is_empty(),
+        delivery = delivery,
         unique_key = names(&pipeline.unique_key),
         checkpoint_epoch = checkpoint.map(|checkpoint| checkpoint.epoch.0),
         checkpoint_at = checkpoint.map(|checkpoint| checkpoint.finished_at),
@@ -188,7 +210,7 @@ fn secrets(rows: &mut Rows, snapshot: &CatalogSnapshot) {
     }
 }
 
-fn table_row(rows: &mut Rows, snapshot: &CatalogSnapshot, table: &Table) {
+fn table_row(rows: &mut Rows, snapshot: &CatalogSnapshot, table: &Table, deliveries: &Deliveries) {
     let header = &table.header;
     let connection = table.connection.and_then(|oid| match snapshot.get(Oid(oid)) {
         Some(Object::Connection(connection)) => Some(connection),
@@ -213,6 +235,7 @@ fn table_row(rows: &mut Rows, snapshot: &CatalogSnapshot, table: &Table) {
             Some(expression) => format!("{} AS ({expression})", watermark.column),
             None => watermark.column.clone(),
         }),
+        delivery = deliveries.tables.get(&header.oid).copied(),
         options = shown_options(&table.options),
         created_at = header.created_at_micros,
         updated_at = header.updated_at_micros,

@@ -24,7 +24,7 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 
-pub use laminar::laminar_rows;
+pub use laminar::{Deliveries, laminar_rows};
 pub use names::{role_oid, schema_oid};
 
 use crate::catalog::snapshot::CatalogSnapshot;

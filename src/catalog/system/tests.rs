@@ -198,7 +198,13 @@ fn every_relation_can_be_read() {
     let snapshot = snapshot();
     for (schema, name) in table_names() {
         let batch = match schema {
-            "laminar" => laminar_rows(name, &snapshot, &[job("j", Oid(M))], &[checkpoint(Oid(M), 3, 1)]),
+            "laminar" => laminar_rows(
+                name,
+                &snapshot,
+                &[job("j", Oid(M))],
+                &[checkpoint(Oid(M), 3, 1)],
+                &Deliveries::default(),
+            ),
             _ => rows(schema, name, &snapshot, &facts()),
         };
         assert_eq!(
@@ -480,7 +486,9 @@ fn laminar_views_show_runs_and_no_secrets() {
         checkpoint(Oid(M), 5, 2),
         checkpoint(Oid(M), 4, 1),
     ];
-    let show = |name: &str, jobs: &[JobRecord]| read(&laminar_rows(name, &snapshot, jobs, &checkpoints).unwrap());
+    let show = |name: &str, jobs: &[JobRecord]| {
+        read(&laminar_rows(name, &snapshot, jobs, &checkpoints, &Deliveries::default()).unwrap())
+    };
     let pipelines = show("pipelines", &[running.clone(), failed.clone()]);
     assert_eq!(pipelines.len(), 2);
     assert_eq!(

@@ -307,6 +307,30 @@ pub trait Source: Send {
     fn bytes_read(&self) -> u64 {
         0
     }
+
+    /// Asked now and then.
+    fn status(&self) -> SourceStatus {
+        SourceStatus::default()
+    }
+}
+
+/// How a source stands, for those who watch it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// Of splits in the order of [`Source::offsets`]; shorter where nothing is known of the rest.
+    pub lags: Vec<SplitLag>,
+    /// What [`SplitLag::lag`] counts: `records`, `bytes`.
+    pub unit: &'static str,
+    /// What of the outside holds it up, in words; the shard is woken when that changes.
+    pub waits_for: Option<String>,
+}
+
+/// How far a split is behind, as far as the system outside has said so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SplitLag {
+    /// The end of the split, written as its offset is.
+    pub end: Option<String>,
+    pub lag: Option<u64>,
 }
 
 pub enum SourcePoll {

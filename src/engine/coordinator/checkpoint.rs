@@ -55,6 +55,11 @@ impl BarrierTracker {
         self.current.as_ref().map(|passing| passing.barrier)
     }
 
+    /// The barrier under way and who has not passed it.
+    pub fn missing(&self) -> Option<(Barrier, &BTreeSet<DriverId>)> {
+        self.current.as_ref().map(|passing| (passing.barrier, &passing.missing))
+    }
+
     pub fn start(&mut self, barrier: Barrier, now_micros: i64) -> Result<(), Error> {
         if let Some(current) = self.current() {
             return Err(Error::Internal(format!(

@@ -19,6 +19,7 @@ use crate::catalog::store::CatalogStore;
 use crate::clock::Clock;
 use crate::engine::connectors::{Committer, CommitterContext};
 use crate::engine::coordinator::checkpoint::PassedBarrier;
+use crate::engine::coordinator::commit_watch::CommitWatch;
 use crate::engine::coordinator::history::CheckpointHistory;
 use crate::engine::coordinator::persistence::{self, CarriedOutput, CheckpointIdentity, Committables};
 use crate::engine::coordinator::restart;
@@ -70,14 +71,29 @@ impl Committers {
     }
 
     /// Commits what the sinks prepared for `epoch`. Idempotent.
-    pub async fn commit(&mut self, epoch: Epoch, prepared: &Committables) -> Result<(), Error> {
+    pub async fn commit(
+        &mut self,
+        place: &CheckpointPlace,
+        epoch: Epoch,
+        prepared: &Committables,
+    ) -> Result<(), Error> {
         failed_on_purpose("sink.before_commit")?;
+        let watch = &place.watch;
         for (operator, committables) in prepared {
             let committer = self
                 .0
                 .get_mut(operator)
                 .ok_or_else(|| Error::Internal(format!("checkpoint {epoch} has output of an unknown sink")))?;
-            committer.get_mut().commit(epoch, committables.clone()).await?;
+            watch.asked(operator, epoch, place.clock.now_micros());
+            if let Err(error) = committer.get_mut().commit(epoch, committables.clone()).await {
+                watch.refused(operator, epoch, error.to_string(), place.clock.now_micros());
+                return Err(error);
+            }
+            watch.committed(operator, epoch, place.clock.now_micros());
+        }
+        // Those without output for this epoch, too.
+        for operator in self.0.keys() {
+            watch.committed(operator, epoch, place.clock.now_micros());
         }
         failed_on_purpose("sink.after_commit")
     }
@@ -104,6 +120,8 @@ pub struct CheckpointPlace {
     pub path: String,
     /// Told of every epoch that became durable.
     pub history: Arc<CheckpointHistory>,
+    /// Told what is waited for.
+    pub watch: Arc<CommitWatch>,
 }
 
 /// What is to be committed.
@@ -173,6 +191,7 @@ impl CommitTask {
                     match self.decide(&record).await {
                         Decision::Committed => {
                             self.place.history.note_durable(self.place.pipeline);
+                            self.place.watch.decided(epoch, self.place.clock.now_micros());
                             Stage::Decided
                         }
                         Decision::Fenced => return CommitOutcome::Fenced,
@@ -262,6 +281,8 @@ impl CommitTask {
             match self.place.store.decide_epoch(record.clone()).await {
                 Ok(decision) => return decision,
                 Err(error) => {
+                    let now = self.place.clock.now_micros();
+                    self.place.watch.undecided(record.epoch, error.to_string(), now);
                     if attempt % UNKNOWN_DECISION_WARNING == 1 {
                         warn!(pipeline = %self.place.pipeline, epoch = %record.epoch, %error, "could not record a checkpoint, trying again");
                     }
@@ -283,7 +304,7 @@ pub async fn commit_sinks(
 ) -> Result<(), Error> {
     let mut attempt: u32 = 1;
     loop {
-        match committers.commit(epoch, prepared).await {
+        match committers.commit(place, epoch, prepared).await {
             Ok(()) => return Ok(()),
             Err(error) if error.retry() == Retry::Backoff => {
                 if attempt.is_multiple_of(SINK_OUTAGE_WARNING) {

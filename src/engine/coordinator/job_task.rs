@@ -16,10 +16,13 @@ use crate::catalog::jobs::{Decision, JobRecord, JobState};
 use crate::catalog::objects::Object;
 use crate::engine::coordinator::Shared;
 use crate::engine::coordinator::commit::CheckpointPlace;
+use crate::engine::coordinator::commit_watch::CommitWatch;
 use crate::engine::coordinator::deploy::deploy;
 use crate::engine::coordinator::garbage::collect_garbage;
 use crate::engine::coordinator::job::{Action, Event, Outcome, Phase, StopGoal, transition};
-use crate::engine::coordinator::recovery::{StartFrom, StartPoint, find_start, new_job};
+use crate::engine::coordinator::kept_table::settings_of;
+use crate::engine::coordinator::progress::Progress;
+use crate::engine::coordinator::recovery::{StartFrom, StartPoint, find_start, new_job, pipeline_of};
 use crate::engine::coordinator::restart::{self, HEALTHY_AFTER};
 use crate::engine::coordinator::result_load::load_results;
 use crate::engine::coordinator::run::{CaughtUpAnswer, CheckpointRequest, CheckpointStart, Checkpoints, News, Run};
@@ -58,6 +61,10 @@ pub struct JobSummary {
     pub committed_epoch: Option<Epoch>,
     /// When that was.
     pub committed_at_micros: Option<i64>,
+    /// What went wrong last, and when; stays when it is over.
+    pub last_error: Option<(i64, ErrorReport)>,
+    /// Inputs are let go, and not yet stopped.
+    pub runs: bool,
     /// The task is gone and nothing will change any more.
     pub ended: bool,
 }
@@ -74,6 +81,7 @@ pub struct JobTask {
     commands: mpsc::Receiver<Command>,
     summary: watch::Sender<JobSummary>,
     metrics: SharedMetrics,
+    watch: Arc<CommitWatch>,
     starting: Option<JoinHandle<(JobRecord, Result<StartPoint, Error>)>>,
     /// The generation that the start under way was given; 0 before.
     begun: Arc<AtomicU64>,
@@ -87,6 +95,13 @@ pub struct JobTask {
     checkpoints_later: Vec<CheckpointRequest>,
     wake_at: Option<Instant>,
     aborts_in_row: u32,
+    /// While it is expected to get on.
+    progress: Option<Progress>,
+    /// Why it is degraded.
+    trouble: Option<ErrorReport>,
+    /// Its name in the metric that says so; it may have been renamed or dropped since.
+    shown_as: Option<String>,
+    last_error: Option<(i64, ErrorReport)>,
     commits: u32,
     committed_epoch: Option<Epoch>,
     committed_at_micros: Option<i64>,
@@ -110,6 +125,7 @@ impl JobTask {
         commands: mpsc::Receiver<Command>,
         summary: watch::Sender<JobSummary>,
         metrics: SharedMetrics,
+        watch: Arc<CommitWatch>,
     ) -> JobTask {
         JobTask {
             shared,
@@ -123,6 +139,7 @@ impl JobTask {
             commands,
             summary,
             metrics,
+            watch,
             starting: None,
             begun: Arc::default(),
             run: None,
@@ -133,6 +150,10 @@ impl JobTask {
             checkpoints_later: Vec::new(),
             wake_at: None,
             aborts_in_row: 0,
+            progress: None,
+            trouble: None,
+            shown_as: None,
+            last_error: None,
             commits: 0,
             committed_epoch: None,
             committed_at_micros: None,
@@ -154,7 +175,9 @@ impl JobTask {
 
     async fn next_input(&mut self) -> Input {
         let far = Duration::from_secs(3600);
-        let wake_at = self.wake_at.unwrap_or_else(|| Instant::now() + far);
+        let look_at = self.progress.as_ref().map(Progress::due);
+        let wake_at = [self.wake_at, look_at].into_iter().flatten().min();
+        let wake_at = wake_at.unwrap_or_else(|| Instant::now() + far);
         tokio::select! {
             command = self.commands.recv() => Input::Command(command),
             news = next_news(&mut self.run) => Input::News(news),
@@ -184,14 +207,23 @@ impl JobTask {
             }
             Input::News(news) => self.news(news).await,
             Input::Started(started) => self.started(started.0, started.1).await,
-            Input::Woken => {
-                self.wake_at = None;
-                match self.phase {
-                    Phase::Recovering { .. } => self.event(Event::BackoffOver).await,
-                    Phase::Running { .. } => self.event(Event::Healthy).await,
-                    _ => {}
-                }
-            }
+            Input::Woken => self.woken().await,
+        }
+    }
+
+    async fn woken(&mut self) {
+        let now = Instant::now();
+        if self.progress.as_mut().is_some_and(|progress| progress.look(now)) {
+            self.stalled().await;
+        }
+        if self.wake_at.is_none_or(|wake_at| wake_at > now) {
+            return;
+        }
+        self.wake_at = None;
+        match self.phase {
+            Phase::Recovering { .. } => self.event(Event::BackoffOver).await,
+            Phase::Running { .. } => self.event(Event::Healthy).await,
+            _ => {}
         }
     }
 
@@ -257,11 +289,7 @@ impl JobTask {
         self.committed_epoch = Some(epoch);
         self.committed_at_micros = Some(self.shared.clock.now_micros());
         self.commits += 1;
-        if std::mem::take(&mut self.aborts_in_row) >= ABORTS_UNTIL_DEGRADED {
-            self.failure = None;
-            self.tell(EventKind::Recovered, None);
-            self.record().await;
-        }
+        self.got_on().await;
         self.publish(false);
         let idle = self.garbage.as_ref().is_none_or(JoinHandle::is_finished);
         if self.commits.is_multiple_of(GARBAGE_EVERY)
@@ -281,18 +309,92 @@ impl JobTask {
         warn!(pipeline = %self.pipeline, error = %report, detail = report.detail, "could not write a checkpoint");
         self.aborts_in_row += 1;
         self.tell(EventKind::CheckpointFailed, Some(&report));
+        self.note_error(&report);
         if self.aborts_in_row == ABORTS_UNTIL_DEGRADED {
-            self.tell(EventKind::Degraded, Some(&report));
-            self.failure = Some(report);
-            self.record().await;
-            self.publish(false);
+            self.degraded(report).await;
         }
+        self.publish(false);
+    }
+
+    /// Nothing was committed for several intervals.
+    async fn stalled(&mut self) {
+        let Some(progress) = &self.progress else { return };
+        let mut waits = self.watch.read().waits();
+        waits.extend(self.run.as_ref().and_then(Run::waits));
+        let error = Error::Stalled {
+            pipeline: self.name(),
+            seconds: progress.limit().as_secs_f64(),
+            waits,
+        };
+        let report = error.report();
+        warn!(pipeline = %self.pipeline, job = %self.job.job, error = %report, detail = report.detail, "job does not get on");
+        self.note_error(&report);
+        self.degraded(report).await;
+    }
+
+    async fn degraded(&mut self, report: ErrorReport) {
+        if self.trouble.is_none() {
+            self.tell(EventKind::Degraded, Some(&report));
+        }
+        self.trouble = Some(report);
+        self.show_degraded();
+        self.record().await;
+        self.publish(false);
+    }
+
+    /// Something was committed.
+    async fn got_on(&mut self) {
+        self.aborts_in_row = 0;
+        if let Some(progress) = &mut self.progress {
+            progress.made(Instant::now());
+        }
+        if self.trouble.take().is_some() {
+            self.tell(EventKind::Recovered, None);
+            self.show_degraded();
+            self.record().await;
+        }
+    }
+
+    /// Follows it from now on, or no more.
+    fn expect_progress(&mut self, expect: bool) {
+        self.trouble = None;
+        self.aborts_in_row = 0;
+        self.progress = None;
+        self.show_degraded();
+        let snapshot = self.shared.catalog.snapshot();
+        if expect
+            && let Ok(pipeline) = pipeline_of(&self.shared, self.pipeline)
+            && let Ok(settings) = settings_of(&snapshot, &pipeline, self.shared.defaults)
+            && !settings.on_demand
+        {
+            let (interval, least) = (settings.checkpoint_interval, settings.stall_least);
+            self.progress = Some(Progress::new(interval, least, Instant::now()));
+        }
+    }
+
+    /// For `/metrics`.
+    fn show_degraded(&mut self) {
+        let gauge = |name: &str| metrics::gauge!("laminar_pipeline_degraded", "pipeline" => name.to_owned());
+        if self.trouble.is_some() && self.shown_as.is_none() {
+            let name = self.name();
+            gauge(&name).set(1.0);
+            self.shown_as = Some(name);
+        } else if self.trouble.is_none()
+            && let Some(name) = self.shown_as.take()
+        {
+            gauge(&name).set(0.0);
+        }
+    }
+
+    fn note_error(&mut self, report: &ErrorReport) {
+        self.last_error = Some((self.shared.clock.now_micros(), report.clone()));
     }
 
     async fn failed(&mut self, report: ErrorReport) {
         let again = report.retry == Retry::Backoff && report.blame != Blame::User;
         warn!(pipeline = %self.pipeline, code = %report.code, error = %report, detail = report.detail, again, "job failed");
         self.tell(EventKind::Failed, Some(&report));
+        self.note_error(&report);
         self.failure = Some(report);
         self.event(Event::Failed { again }).await;
     }
@@ -367,6 +469,7 @@ impl JobTask {
 
     fn on_running(&mut self) {
         self.from = StartFrom::Newest;
+        self.expect_progress(true);
         self.wake_at = Some(Instant::now() + HEALTHY_AFTER);
         self.failure = None;
         // Who is answered must see it.
@@ -417,10 +520,12 @@ impl JobTask {
         let shared = Arc::clone(&self.shared);
         let mut job = self.job.clone();
         let from = self.from;
+        self.expect_progress(true);
+        let watch = Arc::clone(&self.watch);
         self.begun = Arc::default();
         let begun = Arc::clone(&self.begun);
         self.starting = Some(crate::spawn::named("start", async move {
-            let mut result = Box::pin(find_start(&shared, &mut job, from, &begun)).await;
+            let mut result = Box::pin(find_start(&shared, &mut job, from, &begun, &watch)).await;
             if let Ok(start) = &result
                 && start.nothing_left
                 && let Err(error) = Box::pin(load_results(&shared, start)).await
@@ -432,6 +537,7 @@ impl JobTask {
     }
 
     async fn tear_down(&mut self) {
+        self.expect_progress(false);
         if let Some(starting) = self.starting.take() {
             starting.abort();
             // Wait: nothing of it may go on.
@@ -446,6 +552,7 @@ impl JobTask {
             // They wait for the next run, or hear how the last one ended.
             self.caught_up_later.extend(run.tear_down(reason, finished).await);
         }
+        self.watch.give_up();
     }
 
     /// The failed run is closed with its error; the next attempt is another run.
@@ -462,9 +569,15 @@ impl JobTask {
         let mut record = self.job.clone();
         record.state = self.phase.job_state();
         record.error = self.failure.clone();
-        let degraded = self.aborts_in_row >= ABORTS_UNTIL_DEGRADED;
-        if degraded && matches!(self.phase, Phase::Running { .. }) {
-            record.state = JobState::Degraded;
+        let is_expected_to_get_on = matches!(
+            self.phase,
+            Phase::Starting { .. } | Phase::Running { .. } | Phase::Finishing { .. }
+        );
+        if let Some(trouble) = &self.trouble {
+            record.error.get_or_insert_with(|| trouble.clone());
+            if is_expected_to_get_on {
+                record.state = JobState::Degraded;
+            }
         }
         record
     }
@@ -594,6 +707,8 @@ impl JobTask {
             record: self.record_now(),
             committed_epoch: self.committed_epoch,
             committed_at_micros: self.committed_at_micros,
+            last_error: self.last_error.clone(),
+            runs: matches!(self.phase, Phase::Running { .. } | Phase::Finishing { .. }),
             ended,
         });
     }

@@ -12,6 +12,7 @@
 
 pub mod checkpoint;
 pub mod commit;
+pub mod commit_watch;
 mod deploy;
 pub mod evolution;
 pub mod foreground;
@@ -21,6 +22,7 @@ pub mod job;
 mod job_task;
 pub mod kept_table;
 mod persistence;
+mod progress;
 pub mod recovery;
 pub mod replace;
 pub mod restart;
@@ -43,6 +45,7 @@ use crate::catalog::jobs::{JobFilter, JobRecord, JobState};
 use crate::catalog::objects::{Pipeline, Table};
 use crate::catalog::snapshot::CatalogSnapshot;
 use crate::clock::Clock;
+use crate::engine::coordinator::commit_watch::{CommitWatch, Commits};
 use crate::engine::coordinator::foreground::ForegroundJob;
 use crate::engine::coordinator::history::CheckpointHistory;
 use crate::engine::coordinator::job::StopGoal;
@@ -129,6 +132,7 @@ struct JobHandle {
     commands: mpsc::Sender<Command>,
     summary: watch::Receiver<JobSummary>,
     metrics: SharedMetrics,
+    watch: Arc<CommitWatch>,
 }
 
 #[derive(Clone, Debug)]
@@ -169,6 +173,9 @@ pub struct JobStatus {
     pub committed_epoch: Option<Epoch>,
     /// When that epoch was committed.
     pub committed_at_micros: Option<i64>,
+    /// What went wrong last, in any of its runs in this process, and when.
+    pub last_error: Option<(i64, ErrorReport)>,
+    pub commits: Commits,
     /// Of the newest run.
     pub operators: Vec<OperatorStatus>,
 }
@@ -266,9 +273,12 @@ impl Coordinator {
             record: record.clone(),
             committed_epoch: None,
             committed_at_micros: None,
+            last_error: None,
+            runs: false,
             ended: false,
         });
         let metrics = SharedMetrics::default();
+        let watch = Arc::<CommitWatch>::default();
         let task = JobTask::new(
             Arc::clone(&self.shared),
             record,
@@ -276,6 +286,7 @@ impl Coordinator {
             received,
             summary,
             Arc::clone(&metrics),
+            Arc::clone(&watch),
         );
         let mut jobs = self.jobs_map();
         if jobs.get(&oid).is_some_and(|handle| !handle.summary.borrow().ended) {
@@ -291,6 +302,7 @@ impl Coordinator {
                 commands,
                 summary: watched,
                 metrics,
+                watch,
             },
         );
         Ok(id)
@@ -394,10 +406,7 @@ impl Coordinator {
             }
         }
         let reached = |summary: &JobSummary| match goal {
-            WaitFor::Running => matches!(
-                summary.record.state,
-                JobState::Running | JobState::Degraded | JobState::Finished
-            ),
+            WaitFor::Running => summary.runs || summary.record.state == JobState::Finished,
             WaitFor::Finished | WaitFor::CaughtUp => summary.ended && summary.record.state == JobState::Finished,
             WaitFor::Epoch(epoch) => summary.committed_epoch >= Some(epoch),
         };
@@ -547,6 +556,8 @@ impl JobHandle {
             error: summary.record.error.clone(),
             committed_epoch: summary.committed_epoch,
             committed_at_micros: summary.committed_at_micros,
+            last_error: summary.last_error,
+            commits: self.watch.read(),
             operators: metrics.read(),
             record: summary.record,
         }

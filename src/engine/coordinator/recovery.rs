@@ -13,6 +13,7 @@ use crate::catalog::jobs::{CheckpointRecord, JobRecord};
 use crate::catalog::objects::Pipeline;
 use crate::engine::coordinator::Shared;
 use crate::engine::coordinator::commit::{CheckpointPlace, Committers, commit_sinks, mark_committed};
+use crate::engine::coordinator::commit_watch::CommitWatch;
 use crate::engine::coordinator::evolution::evolve;
 use crate::engine::coordinator::kept_table::{job_owner, settings_of};
 use crate::engine::coordinator::persistence::{self, OpenCheckpoint, PartOfCheckpoint, open_checkpoint};
@@ -65,6 +66,7 @@ pub async fn find_start(
     job: &mut JobRecord,
     from: StartFrom,
     begun: &AtomicU64,
+    watch: &Arc<CommitWatch>,
 ) -> Result<StartPoint, Error> {
     let pipeline = pipeline_of(shared, job.pipeline)?;
     let settings = settings_of(&shared.catalog.snapshot(), &pipeline, shared.defaults)?;
@@ -75,7 +77,7 @@ pub async fn find_start(
         .await
         .map_err(catalog_error)?;
     begun.store(job.generation.0, Ordering::SeqCst);
-    let place = place_of(shared, &pipeline, job);
+    let place = place_of(shared, &pipeline, job, watch);
     let records = store
         .latest_checkpoints(job.pipeline, CHECKPOINTS_TRIED)
         .await
@@ -83,6 +85,7 @@ pub async fn find_start(
     let graph = compile(shared, &pipeline, settings.parallelism).await?;
     let key_groups = key_groups_of(&pipeline)?;
     let mut committers = Committers::open(&graph, &pipeline.header.public_id).await?;
+    watch.know(&graph);
     let chosen = choose(shared, &pipeline, &records, from).await?;
     let newest = records.first().map(|record| record.epoch);
     let restored_epoch = chosen.as_ref().map(|(record, _)| record.epoch);
@@ -157,7 +160,7 @@ pub(super) async fn settle_commits(shared: &Shared, pipeline: Oid) -> Result<(),
     let graph = compile(shared, &pipeline, settings.parallelism).await?;
     let mut committers = Committers::open(&graph, &pipeline.header.public_id).await?;
     let job = new_job(shared, pipeline.header.oid, crate::catalog::jobs::JobState::Scheduling);
-    let place = place_of(shared, &pipeline, &job);
+    let place = place_of(shared, &pipeline, &job, &Arc::default());
     let decided: Vec<DecidedEpoch> = records.iter().map(decided_epoch).collect();
     let plan = plan_restore(&decided, |_| true);
     let commits = finish_commits(&place, &mut committers, &records, &plan);
@@ -179,7 +182,7 @@ pub(super) async fn settle_commits(shared: &Shared, pipeline: Oid) -> Result<(),
     }
 }
 
-fn place_of(shared: &Shared, pipeline: &Pipeline, job: &JobRecord) -> CheckpointPlace {
+fn place_of(shared: &Shared, pipeline: &Pipeline, job: &JobRecord, watch: &Arc<CommitWatch>) -> CheckpointPlace {
     CheckpointPlace {
         store: shared.catalog.store(),
         storage: shared.storage.clone(),
@@ -188,6 +191,7 @@ fn place_of(shared: &Shared, pipeline: &Pipeline, job: &JobRecord) -> Checkpoint
         job: job.job.clone(),
         path: pipeline.header.public_id.clone(),
         history: Arc::clone(&shared.history),
+        watch: Arc::clone(watch),
     }
 }
 

@@ -207,6 +207,28 @@ impl Run {
         Epoch(self.next_epoch.0.saturating_sub(1))
     }
 
+    /// Who holds the barrier under way up, in words.
+    pub fn waits(&self) -> Option<String> {
+        let (barrier, missing) = self.tracker.missing()?;
+        let context = self.deployment.context();
+        let last_operator = |driver: &DriverId| {
+            let node = context.plan.fragments[driver.fragment]
+                .stages
+                .iter()
+                .rev()
+                .find_map(|stage| stage.node)?;
+            let waits = context.metrics.of_subtask(node, driver.subtask).waits_for();
+            let waits = waits.map_or_else(String::new, |wait| format!(", which waits for {}", wait.what));
+            Some(format!(
+                "\"{}\" subtask {}{waits}",
+                context.graph.nodes[node].description, driver.subtask
+            ))
+        };
+        // The one farthest down is the one that all others may wait for.
+        let behind = missing.iter().next_back().and_then(last_operator)?;
+        Some(format!("the barrier of epoch {} to pass {behind}", barrier.epoch))
+    }
+
     /// Drops all drivers and whatever is being written. `reason` goes to those who wait for a checkpoint, or the epoch of the
     /// final one when all input has been processed; those who wait until the job has caught up are given back.
     pub async fn tear_down(mut self, reason: Option<ErrorReport>, finished: Option<Epoch>) -> Vec<CaughtUpAnswer> {

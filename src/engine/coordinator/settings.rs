@@ -22,6 +22,8 @@ pub struct PipelineSettings {
     /// Barriers come only when somebody asks for a checkpoint, and a checkpoint that cannot be written is undone: the job
     /// starts again from the last one.
     pub on_demand: bool,
+    /// A job is not called degraded before it has got no further for this long, however short its intervals are.
+    pub stall_least: Duration,
 }
 
 impl Default for PipelineSettings {
@@ -31,6 +33,7 @@ impl Default for PipelineSettings {
             checkpoint_interval: Duration::from_secs(10),
             barrier_interval: Duration::from_secs(1),
             on_demand: false,
+            stall_least: Duration::from_secs(10),
         }
     }
 }

@@ -78,6 +78,16 @@ impl WatermarkMerge {
         matches!(self.channels[channel], Channel::Idle(_))
     }
 
+    /// The active channel that holds the combined watermark back: one that has said nothing yet, else the one that is least far.
+    pub fn held_back_by(&self) -> Option<usize> {
+        let active = |(channel, state): (usize, &Channel)| match state {
+            Channel::Active(at) => Some((*at, channel)),
+            Channel::Idle(_) | Channel::Finished => None,
+        };
+        let least = self.channels.iter().enumerate().filter_map(active).min();
+        least.map(|(_, channel)| channel)
+    }
+
     pub fn all_finished(&self) -> bool {
         self.channels.iter().all(|channel| *channel == Channel::Finished)
     }
@@ -229,6 +239,22 @@ mod tests {
                 idle: true
             }
         );
+    }
+
+    #[test]
+    fn a_silent_channel_holds_back_then_the_least_far_and_never_an_idle_one() {
+        let mut merge = WatermarkMerge::new(3, None);
+        merge.update(0, Watermark::At(10));
+        assert_eq!(merge.held_back_by(), Some(1));
+        merge.update(1, Watermark::At(30));
+        merge.update(2, Watermark::At(20));
+        assert_eq!(merge.held_back_by(), Some(0));
+        merge.update(0, Watermark::Idle);
+        assert_eq!(merge.held_back_by(), Some(2));
+        merge.finish(2);
+        assert_eq!(merge.held_back_by(), Some(1));
+        merge.update(1, Watermark::Idle);
+        assert_eq!(merge.held_back_by(), None);
     }
 
     #[test]

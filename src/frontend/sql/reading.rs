@@ -33,6 +33,8 @@ pub(crate) const LISTS: &[(&[&str], &str)] = &[
     (&["PROCESSLIST"], "sessions"),
     (&["EVENTS"], "events"),
     (&["FRESHNESS"], "freshness"),
+    (&["SINKS"], "sinks"),
+    (&["SPLITS"], "splits"),
 ];
 
 pub fn show(cursor: &mut Cursor<'_>) -> Result<Statement> {

@@ -459,7 +459,7 @@ fn explore(mistake: Mistake) -> Explored {
 }
 
 #[test]
-fn no_interleaving_loses_or_doubles_output() {
+fn f_05_f_06_no_interleaving_loses_or_doubles_output() {
     let explored = explore(Mistake::None);
     assert_eq!(explored.violation, None, "{} states", explored.states);
     // A model that shrinks has stopped to look at what it should.
@@ -511,7 +511,7 @@ fn actions_follow_stages_oldest_epoch_first() {
 }
 
 #[test]
-fn damage_falls_back_and_says_what_is_repeated() {
+fn f_20_damage_falls_back_and_says_what_is_repeated() {
     let record = |epoch, committed| DecidedEpoch {
         epoch: Epoch(epoch),
         committed,

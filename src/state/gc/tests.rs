@@ -237,7 +237,7 @@ async fn what_cannot_be_read_stops_the_collection() {
 }
 
 #[tokio::test]
-async fn young_objects_newer_runs_and_foreign_files_stay() {
+async fn f_21_young_objects_newer_runs_and_foreign_files_stay() {
     let storage = storage();
     let (_, kept) = checkpoint(&storage, 5, 3, None, None, 16).await;
     let names = |epoch, generation| pack_path(PIPELINE, Epoch(epoch), Generation(generation));
@@ -273,7 +273,7 @@ async fn young_objects_newer_runs_and_foreign_files_stay() {
 
 /// Collections beside uploads, as a coordinator runs them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn collections_beside_uploads_harm_nothing() {
+async fn f_22_collections_beside_uploads_harm_nothing() {
     let directory_on_disk = tempfile::tempdir().unwrap();
     let url = url::Url::from_file_path(directory_on_disk.path()).unwrap();
     let storage = CheckpointStorage::open(url.as_str(), &[]).unwrap();

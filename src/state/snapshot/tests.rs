@@ -584,7 +584,7 @@ fn small_checkpoints_are_one_object() {
 }
 
 #[test]
-fn damage_to_any_blob_is_found_before_decoding() {
+fn f_20_damage_to_any_blob_is_found_before_decoding() {
     let runtime = runtime();
     let directory_on_disk = tempfile::tempdir().unwrap();
     let url = url::Url::from_file_path(directory_on_disk.path()).unwrap();

@@ -1,16 +1,10 @@
 //! Storage against stores that fail in every way that real ones do, and against a server that speaks the S3 protocol.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use arrow::array::{ArrayRef, Int8Array, RecordBatch, UInt16Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema};
-use futures::stream::BoxStream;
-use object_store::memory::InMemory;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, PutMultipartOptions, PutResult,
-};
 
 use super::*;
 use crate::error::{Report, Retry, SqlState};
@@ -21,117 +15,10 @@ use crate::state::manifest::{CheckpointKind, Manifest};
 use crate::state::restore::{RestoredState, verify};
 use crate::state::snapshot::{CheckpointHeader, SubtaskSnapshot, load_manifest, write_checkpoint};
 use crate::state::table::*;
+use crate::testing::faulty_objects::{Fault, FaultyObjects};
 use crate::testing::s3_server::s3_server;
 
-/// What goes wrong with the next write.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
-    /// The store says to slow down.
-    SlowDown,
-    /// It is written, the answer is lost.
-    LostAnswer,
-    /// S3's 409: another write is under way, and comes to nothing.
-    ConflictWithNobody,
-    Denied,
-}
-
-#[derive(Debug)]
-struct Faulty {
-    inner: InMemory,
-    faults: Mutex<Vec<Fault>>,
-    requests: AtomicU32,
-}
-
-impl std::fmt::Display for Faulty {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("faulty")
-    }
-}
-
-impl Faulty {
-    fn with(faults: &[Fault]) -> Arc<Faulty> {
-        Arc::new(Faulty {
-            inner: InMemory::new(),
-            faults: Mutex::new(faults.iter().rev().copied().collect()),
-            requests: AtomicU32::new(0),
-        })
-    }
-
-    fn next(&self) -> Option<Fault> {
-        self.requests.fetch_add(1, Ordering::SeqCst);
-        self.faults.lock().unwrap().pop()
-    }
-}
-
-fn generic(text: &'static str) -> object_store::Error {
-    object_store::Error::Generic {
-        store: "faulty",
-        source: text.into(),
-    }
-}
-
-#[async_trait::async_trait]
-impl ObjectStore for Faulty {
-    async fn put_opts(
-        &self,
-        path: &ObjectPath,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> object_store::Result<PutResult> {
-        match self.next() {
-            None => self.inner.put_opts(path, payload, options).await,
-            Some(Fault::SlowDown) => Err(generic("503 SlowDown")),
-            Some(Fault::LostAnswer) => {
-                self.inner.put_opts(path, payload, options).await?;
-                Err(generic("connection reset"))
-            }
-            Some(Fault::ConflictWithNobody) => Err(object_store::Error::AlreadyExists {
-                path: path.to_string(),
-                source: "409".into(),
-            }),
-            Some(Fault::Denied) => Err(object_store::Error::PermissionDenied {
-                path: path.to_string(),
-                source: "403".into(),
-            }),
-        }
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        path: &ObjectPath,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
-    }
-
-    async fn get_opts(&self, path: &ObjectPath, options: GetOptions) -> object_store::Result<GetResult> {
-        match self.next() {
-            Some(Fault::SlowDown) => Err(generic("503 SlowDown")),
-            _ => self.inner.get_opts(path, options).await,
-        }
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, object_store::Result<ObjectPath>>,
-    ) -> BoxStream<'static, object_store::Result<ObjectPath>> {
-        self.inner.delete_stream(paths)
-    }
-
-    fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, options: CopyOptions) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-}
-
-fn over(store: &Arc<Faulty>) -> CheckpointStorage {
+fn over(store: &Arc<FaultyObjects>) -> CheckpointStorage {
     let retries = Retries {
         first_pause: Duration::from_micros(10),
         pause_max: Duration::from_micros(100),
@@ -141,7 +28,7 @@ fn over(store: &Arc<Faulty>) -> CheckpointStorage {
 }
 
 #[tokio::test]
-async fn creates_survive_what_passes() {
+async fn f_25_f_26_creates_survive_what_passes() {
     use Fault::*;
     for faults in [
         &[SlowDown, SlowDown, SlowDown][..],
@@ -150,7 +37,7 @@ async fn creates_survive_what_passes() {
         &[ConflictWithNobody],
         &[ConflictWithNobody, SlowDown, LostAnswer],
     ] {
-        let store = Faulty::with(faults);
+        let store = FaultyObjects::with(faults);
         let storage = over(&store);
         storage.create("p/x", Bytes::from_static(b"mine")).await.unwrap();
         assert_eq!(storage.read("p/x").await.unwrap(), "mine", "{faults:?}");
@@ -159,7 +46,7 @@ async fn creates_survive_what_passes() {
 
 #[tokio::test]
 async fn creates_find_out_who_was_first() {
-    let store = Faulty::with(&[]);
+    let store = FaultyObjects::with(&[]);
     let storage = over(&store);
     storage.create("p/x", Bytes::from_static(b"theirs")).await.unwrap();
     let error = storage.create("p/x", Bytes::from_static(b"mine")).await.unwrap_err();
@@ -170,11 +57,11 @@ async fn creates_find_out_who_was_first() {
 
 #[tokio::test]
 async fn what_does_not_pass_is_reported_at_once_and_the_rest_not_for_ever() {
-    let store = Faulty::with(&[Fault::Denied]);
+    let store = FaultyObjects::with(&[Fault::Denied]);
     let error = over(&store).create("p/x", Bytes::new()).await.unwrap_err();
     assert_eq!(store.requests.load(Ordering::SeqCst), 1);
     assert_eq!(error.code(), SqlState::IO_ERROR);
-    let store = Faulty::with(&[Fault::SlowDown; 100]);
+    let store = FaultyObjects::with(&[Fault::SlowDown; 100]);
     let error = over(&store).create("p/x", Bytes::new()).await.unwrap_err();
     assert_eq!(store.requests.load(Ordering::SeqCst), 5);
     assert_eq!(error.retry(), Retry::Backoff);
@@ -342,7 +229,7 @@ async fn urls_that_cannot_be_used_are_refused() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_full_disk_says_so() {
+async fn f_23_a_full_disk_says_so() {
     // Writing to /dev/full fails with ENOSPC; the storage sees the same error from a full file system.
     let error = std::fs::write("/dev/full", b"x").unwrap_err();
     let error = storage_error(

@@ -11,9 +11,11 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel}
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
+use rdkafka::statistics::Statistics;
 use tracing::debug;
 
 use crate::engine::connectors::Result;
+use crate::engine::connectors::kafka::health::Health;
 use crate::engine::connectors::kafka::options::invalid;
 use crate::engine::connectors::options::OptionReader;
 use crate::engine::error::Error;
@@ -200,6 +202,8 @@ pub struct Listener {
     said: Mutex<Said>,
     /// Told of each record that arrived or did not.
     delivery: Option<Arc<dyn Delivery>>,
+    /// Told how the brokers are.
+    health: Option<Arc<Health>>,
 }
 
 #[derive(Default)]
@@ -218,6 +222,14 @@ impl Listener {
         Listener {
             said: Mutex::default(),
             delivery: Some(delivery),
+            health: None,
+        }
+    }
+
+    pub fn of_health(health: Arc<Health>) -> Listener {
+        Listener {
+            health: Some(health),
+            ..Listener::default()
         }
     }
 
@@ -249,6 +261,13 @@ impl Listener {
 impl ClientContext for Listener {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         debug!(facility, message, "librdkafka");
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        if let Some(health) = &self.health {
+            let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            health.take(&statistics, said.last.as_ref().map(|(_, reason)| reason.clone()));
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, info};
 
 use crate::engine::connectors::kafka::client::{Connection, Listener, code_of, external, words_of_code};
+use crate::engine::connectors::kafka::health::{self, Health};
 use crate::engine::connectors::kafka::messages::{MessageBatch, Wanted};
 use crate::engine::connectors::kafka::options::SourceOptions;
 use crate::engine::connectors::kafka::partitions::{
@@ -88,6 +89,7 @@ pub struct ConsumerThread {
     pub orders: Arc<Orders>,
     /// A partition is not read any more, as a broker said that it does not have what is next.
     pub stands_still: bool,
+    pub health: Arc<Health>,
 }
 
 /// The source is gone.
@@ -148,11 +150,12 @@ impl ConsumerThread {
             ("queued.max.messages.kbytes", FETCH_AHEAD),
             ("fetch.wait.max.ms", "100"),
             ("topic.metadata.refresh.interval.ms", "10000"),
+            ("statistics.interval.ms", health::EVERY),
         ];
-        Ok(Arc::new(
-            self.connection
-                .client::<BaseConsumer<Listener>>(&own, Listener::default())?,
-        ))
+        Ok(Arc::new(self.connection.client::<BaseConsumer<Listener>>(
+            &own,
+            Listener::of_health(Arc::clone(&self.health)),
+        )?))
     }
 
     fn work(&mut self) -> Result<()> {
@@ -181,13 +184,20 @@ impl ConsumerThread {
         let begun = Instant::now();
         loop {
             match attempt(self) {
-                Ok(done) => return Ok(Some(done)),
+                Ok(done) => {
+                    self.health.set_trouble(None);
+                    return Ok(Some(done));
+                }
                 Err(error)
                     if error.retry() == Retry::Never && (!is_missing(&error) || begun.elapsed() > MISSING_WITHIN) =>
                 {
                     return Err(error);
                 }
-                Err(error) => info!(%error, "the Kafka server cannot be asked now, trying again"),
+                Err(error) => {
+                    info!(%error, "the Kafka server cannot be asked now, trying again");
+                    self.health.set_trouble(Some(error.to_string()));
+                    self.waker.wake();
+                }
             }
             if self.orders.is_stopped() {
                 return Ok(None);

@@ -17,6 +17,7 @@ mod consumer;
 mod decode;
 mod destination;
 mod encode;
+mod health;
 mod messages;
 mod options;
 mod partitions;

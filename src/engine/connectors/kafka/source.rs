@@ -13,10 +13,11 @@ use tokio::sync::mpsc::error::TryRecvError;
 use crate::engine::connectors::kafka::KafkaTable;
 use crate::engine::connectors::kafka::consumer::{ConsumerThread, Item, Orders, QUEUE_BATCHES};
 use crate::engine::connectors::kafka::decode::MessageDecoder;
+use crate::engine::connectors::kafka::health::Health;
 use crate::engine::connectors::kafka::messages::MessageBatch;
 use crate::engine::connectors::kafka::options::SourceOptions;
 use crate::engine::connectors::kafka::partitions::{Partition, Split, restored, unknown_partitions};
-use crate::engine::connectors::{BadRowHandler, Result, Source, SourceContext, SourcePoll, SplitOffset};
+use crate::engine::connectors::{BadRowHandler, Result, Source, SourceContext, SourcePoll, SourceStatus, SplitOffset};
 use crate::engine::error::Error;
 use crate::ids::Epoch;
 
@@ -36,6 +37,7 @@ pub fn open(table: &KafkaTable, options: Arc<SourceOptions>, context: SourceCont
     let found = restored(&context.restored, context.subtask.0, context.parallelism)?;
     let (sender, queue) = mpsc::channel(QUEUE_BATCHES);
     let orders = Arc::new(Orders::default());
+    let health = Arc::<Health>::default();
     let thread = ConsumerThread {
         connection: table.connection.clone(),
         options: Arc::clone(&options),
@@ -49,6 +51,7 @@ pub fn open(table: &KafkaTable, options: Arc<SourceOptions>, context: SourceCont
         waker: context.waker,
         orders: Arc::clone(&orders),
         stands_still: false,
+        health: Arc::clone(&health),
     };
     crate::spawn::thread(format!("kafka-source-{}", context.subtask.0), || thread.run())
         .map_err(|error| Error::Internal(format!("could not start a thread: {error}")))?;
@@ -56,6 +59,7 @@ pub fn open(table: &KafkaTable, options: Arc<SourceOptions>, context: SourceCont
         decoder,
         queue,
         orders,
+        health,
         splits: found.own.into_iter().map(Reading::new).collect(),
         knows_all: false,
         was_polled: false,
@@ -95,6 +99,7 @@ struct KafkaSource {
     decoder: MessageDecoder,
     queue: mpsc::Receiver<Item>,
     orders: Arc<Orders>,
+    health: Arc<Health>,
     /// Those of the checkpoint, then those that were found.
     splits: Vec<Reading>,
     /// The thread has told all partitions that there were.
@@ -248,5 +253,17 @@ impl Source for KafkaSource {
 
     fn bytes_read(&self) -> u64 {
         self.bytes_read
+    }
+
+    fn status(&self) -> SourceStatus {
+        let lag = |reading: &Reading| {
+            let Split { partition, position } = &reading.split;
+            self.health.lag(partition, position.next, reading.at_end.is_some())
+        };
+        SourceStatus {
+            lags: self.splits.iter().map(lag).collect(),
+            unit: "records",
+            waits_for: self.health.trouble(),
+        }
     }
 }

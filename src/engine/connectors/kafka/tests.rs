@@ -21,7 +21,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use super::*;
 use crate::clock::Clock;
 use crate::engine::connectors::testing::{Bench, given, read, texts};
-use crate::engine::connectors::{SourcePoll, SplitOffset};
+use crate::engine::connectors::{SourcePoll, SourceStatus, SplitOffset};
 use crate::engine::graph::SinkChangelog;
 use crate::engine::message::{Chunk, Weights};
 use crate::error::{Report, Retry};
@@ -177,7 +177,7 @@ fn wait_caught_up(source: &mut dyn Source) {
 }
 
 #[test]
-fn partitions_that_come_later_are_read_from_their_start() {
+fn f_35_partitions_that_come_later_are_read_from_their_start() {
     let Some(kafka) = TestKafka::start() else { return };
     let topic = kafka.new_topic();
     create(&kafka.address, &topic, 2);
@@ -206,7 +206,7 @@ fn partitions_that_come_later_are_read_from_their_start() {
 }
 
 #[test]
-fn records_that_were_removed_before_they_were_read_are_named() {
+fn f_36_records_that_were_removed_before_they_were_read_are_named() {
     let Some(kafka) = TestKafka::start() else { return };
     let topic = kafka.new_topic();
     create(&kafka.address, &topic, 1);
@@ -297,7 +297,7 @@ fn an_epoch_is_written_once() {
 }
 
 #[test]
-fn what_a_crash_left_open_is_aborted_and_its_owner_fenced() {
+fn f_03_what_a_crash_left_open_is_aborted_and_its_owner_fenced() {
     let Some(kafka) = TestKafka::start() else { return };
     let topic = kafka.new_topic();
     create(&kafka.address, &topic, 1);
@@ -449,7 +449,7 @@ fn errors_are_in_the_words_of_whoever_made_them() {
 }
 
 #[test]
-fn stumbling_brokers_lose_nothing() {
+fn f_15_stumbling_brokers_lose_nothing() {
     let brokers = MockCluster::new(3).unwrap();
     let address = brokers.bootstrap_servers();
     brokers.create_topic("t", 2, 3).unwrap();
@@ -528,6 +528,39 @@ fn a_broker_that_does_not_have_the_next_records_for_a_moment_loses_nothing() {
     produce(&address, "t", 2, 100..200);
     found.extend(poll_rows(source.as_mut(), 100));
     assert_eq!(sorted(found), expected(0..200));
+}
+
+#[test]
+fn the_lag_of_a_partition_is_what_the_brokers_say_and_an_outage_has_a_reason() {
+    let brokers = MockCluster::new(1).unwrap();
+    brokers.create_topic("t", 1, 1).unwrap();
+    let bench = Bench::new();
+    let options = [("topic", "t"), ("commit_mode", "at_least_once")];
+    let table = table(&brokers.bootstrap_servers(), &options).unwrap();
+    let mut sink = table
+        .open_sink(bench.sink_context(&ids(), SinkChangelog::Append, &[]))
+        .unwrap();
+    sink.write(&rows(0..100)).unwrap();
+    (sink.prepare(Epoch(1)).unwrap().work.unwrap())().unwrap();
+    let mut source = bench.source(table.as_ref(), &ids(), 0, 1, &[]).unwrap();
+    assert_eq!(poll_rows(source.as_mut(), 100).len(), 100);
+    let deadline = Instant::now() + WITHIN;
+    let mut until = |is_so: &dyn Fn(&SourceStatus) -> bool| loop {
+        assert!(matches!(source.poll(1000).unwrap(), SourcePoll::Pending(_)));
+        let status = source.status();
+        if is_so(&status) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{status:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    let end = |status: &SourceStatus| status.lags[0].end.clone();
+    until(&|status| end(status).as_deref() == Some("100") && status.lags[0].lag == Some(0));
+    until(&|status| status.unit == "records" && status.waits_for.is_none());
+    brokers.broker_down(1).unwrap();
+    until(&|status| status.waits_for.is_some());
+    brokers.broker_up(1).unwrap();
+    until(&|status| status.waits_for.is_none());
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::engine::connectors::postgres::changes::{ChangeReader, ChangesOffset, 
 use crate::engine::connectors::postgres::lookup::wanted_column;
 use crate::engine::connectors::postgres::pgoutput;
 use crate::engine::connectors::postgres::slot::{SlotSession, log_text, lost, parse_log};
-use crate::engine::connectors::postgres::source::{Durable, Output, Piece, Reader};
+use crate::engine::connectors::postgres::source::{Durable, LogPositions, Output, Piece, Reader};
 use crate::engine::connectors::postgres::target::{Target, refused};
 use crate::engine::connectors::postgres::{ROWS, TableSource, connection, failed, quote_always};
 use crate::engine::error::Error;
@@ -53,6 +53,8 @@ pub struct CdcReader {
     /// A snapshot was begun before: parts of it may have been handed on.
     pub begun_before: bool,
     pub durable: Durable,
+    /// The end of the server's log when it was last asked.
+    pub log_end: Option<u64>,
 }
 
 pub fn parse_offset(text: &str) -> Result<ChangesOffset> {
@@ -187,6 +189,7 @@ impl CdcReader {
         loop {
             self.confirm(session, &mut confirmed).await?;
             let log = session.log_end().await?;
+            self.log_end = Some(log);
             let messages = self
                 .question(session, &mut reader, output, copy, publication, log)
                 .await?;
@@ -257,10 +260,24 @@ impl CdcReader {
         Ok(())
     }
 
+    /// Read up to, and the end.
+    fn log_positions(&self) -> Option<LogPositions> {
+        let read = self.offset.as_ref().filter(|offset| !offset.in_snapshot)?.log;
+        let end = self.log_end?.max(read);
+        Some(LogPositions { read, end })
+    }
+
     async fn put(&self, output: &Output, rows: Rows, behind: bool) -> Result<bool> {
         let offset = self.offset.as_ref().map(serde_json::to_string).transpose();
         let offset = offset.map_err(|error| Error::Internal(error.to_string()))?;
-        Ok(output.send(Piece { rows, offset, behind }).await)
+        Ok(output
+            .send(Piece {
+                rows,
+                offset,
+                behind,
+                log: self.log_positions(),
+            })
+            .await)
     }
 }
 

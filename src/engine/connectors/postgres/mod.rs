@@ -353,6 +353,7 @@ impl ConnectorTable for PostgresTable {
                 begun_before: offset.as_ref().is_some_and(|offset| offset.in_snapshot),
                 offset,
                 durable,
+                log_end: None,
             })
         };
         source::open(&context, named, true, make)

@@ -137,7 +137,15 @@ impl Reader for PollReader {
                 .clone()
                 .map(|cursor| serde_json::to_string(&Offset { cursor }));
             let offset = offset.transpose().map_err(|error| Error::Internal(error.to_string()))?;
-            if !output.send(Piece { rows, offset, behind }).await {
+            if !output
+                .send(Piece {
+                    rows,
+                    offset,
+                    behind,
+                    log: None,
+                })
+                .await
+            {
                 return Ok(());
             }
             if !behind {

@@ -243,7 +243,7 @@ async fn forward(mut client: TcpStream, mut server: TcpStream, told: Arc<AtomicU
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_at_commit_is_asked_again() {
+async fn f_14_a_connection_that_breaks_at_commit_is_asked_again() {
     let Some(server) = TestPostgres::start().await else {
         return;
     };

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -12,8 +12,10 @@ use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 use crate::engine::connectors::postgres::changes::Rows;
+use crate::engine::connectors::postgres::slot::log_text;
 use crate::engine::connectors::{
-    BadRow, BadRowHandler, Result, Source, SourceContext, SourcePoll, SplitOffset, Wake, keyed_schema,
+    BadRow, BadRowHandler, Result, Source, SourceContext, SourcePoll, SourceStatus, SplitLag, SplitOffset, Wake,
+    keyed_schema,
 };
 use crate::engine::error::Error;
 use crate::engine::formats::json::decode::{JsonDecodeOptions, JsonDecoder};
@@ -35,18 +37,37 @@ pub struct Piece {
     pub offset: Option<String>,
     /// There is more at hand.
     pub behind: bool,
+    /// Where the reader of a log stands.
+    pub log: Option<LogPositions>,
 }
+
+/// Of the write-ahead log of the Postgres.
+#[derive(Clone, Copy, Debug)]
+pub struct LogPositions {
+    /// Everything before this has been read.
+    pub read: u64,
+    pub end: u64,
+}
+
+/// What holds a reader up, in words.
+type Trouble = Arc<Mutex<Option<String>>>;
 
 /// The task's end of the queue.
 pub struct Output {
     pieces: mpsc::Sender<Result<Piece>>,
     waker: Arc<dyn Wake>,
+    trouble: Trouble,
 }
 
 impl Output {
     /// False: nobody reads any more.
     pub async fn send(&self, piece: Piece) -> bool {
+        self.set_trouble(None);
         self.put(Ok(piece)).await
+    }
+
+    fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     async fn put(&self, piece: Result<Piece>) -> bool {
@@ -77,11 +98,13 @@ pub fn open<R: Reader>(
     let (sender, pieces) = mpsc::channel(QUEUE_PIECES);
     let (durable, told) = watch::channel(restored.clone());
     let reads = context.subtask.0 == 0;
+    let trouble = Trouble::default();
     let task = match reads {
         true => {
             let output = Output {
                 pieces: sender,
                 waker: Arc::clone(&context.waker),
+                trouble: Arc::clone(&trouble),
             };
             let reader = make(restored.clone(), told)?;
             let _entered = context.runtime.enter();
@@ -103,6 +126,8 @@ pub fn open<R: Reader>(
         behind: reads,
         passed: VecDeque::new(),
         durable,
+        trouble,
+        log: None,
         bytes_read: 0,
     }))
 }
@@ -123,6 +148,8 @@ async fn run(mut reader: impl Reader, output: Output, table: String) {
             delay = RETRY_FIRST;
         }
         warn!(table, %error, "could not read a Postgres table, trying again");
+        output.set_trouble(Some(error.to_string()));
+        output.waker.wake();
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(RETRY_LONGEST);
     }
@@ -141,6 +168,8 @@ struct PostgresSource {
     /// Barriers that passed, with the offset there.
     passed: VecDeque<(Epoch, Option<String>)>,
     durable: watch::Sender<Option<String>>,
+    trouble: Trouble,
+    log: Option<LogPositions>,
     bytes_read: u64,
 }
 
@@ -185,6 +214,7 @@ impl Source for PostgresSource {
             };
             self.offset = piece.offset.or(self.offset.take());
             self.behind = piece.behind;
+            self.log = piece.log.or(self.log);
             let Some(rows) = rows else { continue };
             if !self.changes {
                 return Ok(SourcePoll::Rows { split: 0, rows });
@@ -231,6 +261,18 @@ impl Source for PostgresSource {
 
     fn bytes_read(&self) -> u64 {
         self.bytes_read
+    }
+
+    fn status(&self) -> SourceStatus {
+        let lag = |log: LogPositions| SplitLag {
+            end: Some(log_text(log.end)),
+            lag: Some(log.end.saturating_sub(log.read)),
+        };
+        SourceStatus {
+            lags: self.log.map(lag).into_iter().collect(),
+            unit: "bytes",
+            waits_for: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
     }
 }
 

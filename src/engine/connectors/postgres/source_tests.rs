@@ -343,18 +343,53 @@ async fn an_outage_is_waited_out() {
     read_until(source.as_mut(), &mut rows, |rows| rows.len() == 1).await;
     run(&url, "INSERT INTO t VALUES (2, 'b')").await;
     read_until(source.as_mut(), &mut rows, |rows| rows.len() == 2).await;
+    let status = source.status();
+    assert_eq!((status.unit, status.waits_for), ("bytes", None));
+    assert_eq!(status.lags[0].lag, Some(0), "all of the log that there was is read");
+    let end = status.lags[0].end.clone().unwrap();
+    assert!(end.contains('/'), "{end}");
     if !server.stop().await {
         return;
     }
     assert!(matches!(source.poll(10).unwrap(), SourcePoll::Pending(_)));
+    while source.status().waits_for.is_none() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     server.start_again().await;
     run(&url, "INSERT INTO t VALUES (3, 'c')").await;
     let again = next(source.as_mut()).await.unwrap();
     assert_eq!(again, [(1, serde_json::json!({"id": 3, "name": "c"}))]);
+    assert_eq!(source.status().waits_for, None, "it is over");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_followed_stops_the_reader() {
+async fn f_34_a_new_column_is_left_out() {
+    let Some(server) = TestPostgres::start().await else {
+        return;
+    };
+    let url = server.new_database().await;
+    run(
+        &url,
+        "CREATE TABLE t (id int8 PRIMARY KEY, name text); INSERT INTO t VALUES (1, 'a')",
+    )
+    .await;
+    let mut source = Table::cdc(&url, PAIRS).open(Vec::new());
+    let mut rows = Rows::new();
+    read_until(source.as_mut(), &mut rows, |rows| rows.len() == 1).await;
+    run(
+        &url,
+        "ALTER TABLE t ADD COLUMN extra int; INSERT INTO t VALUES (2, 'b', 7); UPDATE t SET extra = 8, name = 'c' WHERE id = 1",
+    )
+    .await;
+    read_until(source.as_mut(), &mut rows, |rows| {
+        rows.len() == 2 && rows.get(&1).is_some_and(|row| row["name"] == "c")
+    })
+    .await;
+    assert_eq!(rows[&2], serde_json::json!({"id": 2, "name": "b"}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f_34_what_cannot_be_followed_stops_the_reader() {
     let Some(server) = TestPostgres::start().await else {
         return;
     };

@@ -46,7 +46,7 @@ fn the_end_of_the_input_is_checkpointed_and_committed() {
 }
 
 #[test]
-fn crashes_at_random_times_lose_and_double_nothing() {
+fn f_01_crashes_at_random_times_lose_and_double_nothing() {
     let mut crashes = Crashes::seeded(7);
     let (world, table, ledger) = (World::new(), NumberTable::new(5, 40_000), Arc::new(Ledger::default()));
     let mut pipeline = None;
@@ -130,7 +130,7 @@ fn diamonds_deliver_every_row_on_every_path() {
 }
 
 #[test]
-fn output_decided_before_a_crash_is_committed_after_it() {
+fn f_05_f_10_output_decided_before_a_crash_is_committed_after_it() {
     let (world, table, ledger) = (World::new(), NumberTable::new(2, 4_000), Arc::new(Ledger::default()));
     ledger.refuse.store(u32::MAX, Ordering::SeqCst);
     let server = Server::start(&world, counts(&table, &ledger));
@@ -159,7 +159,7 @@ fn output_decided_before_a_crash_is_committed_after_it() {
 }
 
 #[test]
-fn a_commit_whose_answer_was_lost_is_repeated_without_effect() {
+fn f_11_a_commit_whose_answer_was_lost_is_repeated_without_effect() {
     let (world, table, ledger) = (World::new(), NumberTable::new(2, 4_000), Arc::new(Ledger::default()));
     ledger.lose_answers.store(true, Ordering::SeqCst);
     let server = Server::start(&world, counts(&table, &ledger));
@@ -178,7 +178,7 @@ fn a_commit_whose_answer_was_lost_is_repeated_without_effect() {
 }
 
 #[test]
-fn a_zombie_commits_nothing() {
+fn f_03_a_zombie_commits_nothing() {
     let (world, table, ledger) = (World::new(), NumberTable::new(2, 3_000), Arc::new(Ledger::default()));
     table.behaviour.gate.store(1_000, Ordering::SeqCst);
     let zombie = Server::start(&world, counts(&table, &ledger));
@@ -234,7 +234,7 @@ fn stopped_with_checkpoints(world: &World, table: &Arc<NumberTable>, ledger: &Ar
 }
 
 #[test]
-fn the_previous_checkpoint_is_used_when_the_newest_is_damaged() {
+fn f_20_the_previous_checkpoint_is_used_when_the_newest_is_damaged() {
     let (world, table, ledger) = (World::new(), NumberTable::new(2, 2_000), Arc::new(Ledger::default()));
     let (server, pipeline) = stopped_with_checkpoints(&world, &table, &ledger);
     let records = world.checkpoints(pipeline);

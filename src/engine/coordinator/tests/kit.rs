@@ -1,14 +1,13 @@
-//! A small world outside: a source whose rows are a function of their number, a sink that commits into a ledger, and
+//! A small world outside: a source whose rows are a function of their number, a ledger to commit into, and
 //! servers that can be crashed. Ledger, metadata and checkpoint storage outlive servers, as real ones do.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
-use bytes::Bytes;
+use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -21,8 +20,7 @@ use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
 use crate::clock::SystemClock;
 use crate::engine::connectors::options::CommonOptions;
 use crate::engine::connectors::{
-    Committer, CommitterContext, ConnectorTable, DeliveryGuarantee, Direction, Prepared, Sink, SinkContext, Source,
-    SourceContext, SourcePoll, SplitOffset,
+    ConnectorTable, DeliveryGuarantee, Direction, Source, SourceContext, SourcePoll, SplitOffset,
 };
 use crate::engine::coordinator::replace::Replacement;
 use crate::engine::coordinator::settings::PipelineSettings;
@@ -33,7 +31,6 @@ use crate::engine::graph::{
     AggregateCall, AggregateFunction, AggregatePhase, AggregateSpec, Exchange, GraphEdge, GraphNode, JobGraph,
     OperatorSpec, SinkChangelog, SinkSpec, SourceSpec, StreamShape,
 };
-use crate::engine::message::Chunk;
 use crate::engine::results::Results;
 use crate::engine::worker::Worker;
 use crate::error::{ErrorReport, SqlState};
@@ -41,8 +38,10 @@ use crate::ids::{Epoch, Oid, OperatorId};
 use crate::options::{RawOptionValue, RawOptions};
 use crate::state::key_group::KEY_GROUPS_DEFAULT;
 use crate::state::storage::{CheckpointStorage, Retries};
+use crate::testing::faulty_objects::FaultyObjects;
 
-use super::shaky::{ShakyObjects, ShakyStore};
+pub use super::ledger::{Ledger, LedgerTable};
+use super::shaky::ShakyStore;
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -243,159 +242,6 @@ impl Crashes {
     }
 }
 
-/// A system outside that takes rows of two numbers, with weights, in idempotent commits by epoch.
-#[derive(Debug, Default)]
-pub struct Ledger {
-    /// By epoch, what was committed.
-    pub commits: Mutex<BTreeMap<u64, Vec<(i64, i64, i64)>>>,
-    /// Commits that had been made before.
-    pub replays: AtomicU32,
-    /// How often to refuse a commit, for ever when `u32::MAX`.
-    pub refuse: AtomicU32,
-    /// Commit, and say that it failed.
-    pub lose_answers: AtomicBool,
-    pub blocked: AtomicBool,
-    pub written_rows: AtomicU64,
-    wakers: Mutex<Vec<Arc<dyn WakeDebug>>>,
-}
-
-trait WakeDebug: Send + Sync + std::fmt::Debug {
-    fn wake(&self);
-}
-
-struct Waker(Arc<dyn crate::engine::connectors::Wake>);
-
-impl std::fmt::Debug for Waker {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("waker")
-    }
-}
-
-impl WakeDebug for Waker {
-    fn wake(&self) {
-        self.0.wake();
-    }
-}
-
-impl Ledger {
-    /// Sum of the weights of every row.
-    pub fn result(&self) -> BTreeMap<(i64, i64), i64> {
-        let mut result = BTreeMap::new();
-        for (key, value, weight) in self.commits.lock().unwrap().values().flatten() {
-            *result.entry((*key, *value)).or_insert(0) += weight;
-        }
-        result.retain(|_, weight| *weight != 0);
-        result
-    }
-
-    pub fn unblock(&self) {
-        self.blocked.store(false, Ordering::SeqCst);
-        for waker in &*self.wakers.lock().unwrap() {
-            waker.wake();
-        }
-    }
-}
-
-#[derive(Debug)]
-pub struct LedgerTable(pub Arc<Ledger>);
-
-#[async_trait::async_trait]
-impl ConnectorTable for LedgerTable {
-    fn connector(&self) -> &'static str {
-        "ledger"
-    }
-    fn common(&self) -> CommonOptions {
-        CommonOptions::default()
-    }
-    fn schema(&self) -> Option<SchemaRef> {
-        None
-    }
-    fn direction(&self) -> Direction {
-        Direction::Sink
-    }
-    fn guarantee(&self) -> DeliveryGuarantee {
-        DeliveryGuarantee::ExactlyOnce
-    }
-    fn open_sink(&self, context: SinkContext) -> Result<Box<dyn Sink>> {
-        self.0.wakers.lock().unwrap().push(Arc::new(Waker(context.waker)));
-        Ok(Box::new(LedgerSink {
-            ledger: Arc::clone(&self.0),
-            rows: Vec::new(),
-        }))
-    }
-    async fn open_committer(&self, _context: CommitterContext) -> Result<Box<dyn Committer>> {
-        Ok(Box::new(LedgerCommitter(Arc::clone(&self.0))))
-    }
-}
-
-struct LedgerSink {
-    ledger: Arc<Ledger>,
-    rows: Vec<(i64, i64, i64)>,
-}
-
-impl Sink for LedgerSink {
-    fn ready(&mut self) -> bool {
-        !self.ledger.blocked.load(Ordering::SeqCst)
-    }
-    fn write(&mut self, chunk: &Chunk) -> Result<()> {
-        let column = |index: usize| chunk.rows.column(index).as_primitive::<Int64Type>();
-        for row in 0..chunk.len() {
-            self.rows
-                .push((column(0).value(row), column(1).value(row), chunk.weight(row)));
-        }
-        self.ledger.written_rows.fetch_add(chunk.len() as u64, Ordering::SeqCst);
-        Ok(())
-    }
-    fn prepare(&mut self, _epoch: Epoch) -> Result<Prepared> {
-        let rows = std::mem::take(&mut self.rows);
-        Ok(Prepared {
-            committable: (!rows.is_empty()).then(|| Bytes::from(serde_json::to_vec(&rows).unwrap())),
-            position: None,
-            work: Some(Box::new(|| Ok(()))),
-        })
-    }
-}
-
-struct LedgerCommitter(Arc<Ledger>);
-
-#[async_trait::async_trait]
-impl Committer for LedgerCommitter {
-    async fn commit(&mut self, epoch: Epoch, committables: Vec<Bytes>) -> Result<()> {
-        let refused = self
-            .0
-            .refuse
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| match left {
-                u32::MAX => Some(left),
-                left => left.checked_sub(1),
-            });
-        if refused.is_ok() {
-            return Err(no_answer());
-        }
-        let mut commits = self.0.commits.lock().unwrap();
-        if commits.contains_key(&epoch.0) {
-            self.0.replays.fetch_add(1, Ordering::SeqCst);
-            return Ok(());
-        }
-        let rows = committables
-            .iter()
-            .flat_map(|bytes| -> Vec<(i64, i64, i64)> { serde_json::from_slice(bytes).unwrap() });
-        commits.insert(epoch.0, rows.collect());
-        if self.0.lose_answers.load(Ordering::SeqCst) {
-            return Err(no_answer());
-        }
-        Ok(())
-    }
-}
-
-fn no_answer() -> Error {
-    Error::External {
-        code: SqlState::CONNECTION_FAILURE,
-        message: "the ledger does not answer".into(),
-        hint: None,
-        retry: crate::error::Retry::Never,
-    }
-}
-
 pub fn shape(columns: &[&str], append_only: bool) -> StreamShape {
     let fields: Vec<Field> = columns
         .iter()
@@ -567,12 +413,12 @@ impl World {
         }
     }
 
-    pub fn with_shaky_objects() -> (World, Arc<ShakyObjects>) {
-        let objects = Arc::new(ShakyObjects::default());
+    pub fn with_shaky_objects() -> (World, Arc<FaultyObjects>) {
+        let objects = Arc::new(FaultyObjects::default());
         let retries = Retries {
             first_pause: Duration::from_micros(10),
             pause_max: Duration::from_micros(100),
-            attempts_max: 2,
+            attempts_max: 5,
         };
         let world = World {
             storage: CheckpointStorage::over(Arc::clone(&objects) as Arc<dyn object_store::ObjectStore>, retries),
@@ -600,6 +446,20 @@ pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Server {
     pub fn start(world: &World, graph: impl Fn(u32) -> JobGraph + Send + Sync + 'static) -> Server {
+        let settings = PipelineSettings {
+            parallelism: 2,
+            checkpoint_interval: Duration::from_millis(20),
+            barrier_interval: Duration::from_millis(10),
+            ..PipelineSettings::default()
+        };
+        Server::start_with(world, settings, graph)
+    }
+
+    pub fn start_with(
+        world: &World,
+        defaults: PipelineSettings,
+        graph: impl Fn(u32) -> JobGraph + Send + Sync + 'static,
+    ) -> Server {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -624,12 +484,7 @@ impl Server {
             dead_letters: DeadLetters::default(),
             clock: Arc::new(SystemClock),
             runtime: runtime.handle().clone(),
-            defaults: PipelineSettings {
-                parallelism: 2,
-                checkpoint_interval: Duration::from_millis(20),
-                barrier_interval: Duration::from_millis(10),
-                on_demand: false,
-            },
+            defaults,
         });
         Server {
             runtime: Some(runtime),

@@ -106,7 +106,7 @@ fn a_slow_sink_holds_back_the_source() {
 }
 
 #[test]
-fn a_panic_is_recovered_from_and_touches_no_other_job() {
+fn f_39_a_panic_is_recovered_from_and_touches_no_other_job() {
     let world = World::new();
     let (good, bad) = (NumberTable::new(2, 3_000), NumberTable::new(2, 3_000));
     let (good_ledger, bad_ledger) = (Arc::new(Ledger::default()), Arc::new(Ledger::default()));
@@ -154,7 +154,7 @@ fn bad_data_fails_the_job_at_once_and_says_where() {
 }
 
 #[test]
-fn a_shutdown_checkpoints_and_the_next_server_goes_on() {
+fn f_44_a_shutdown_checkpoints_and_the_next_server_goes_on() {
     let (world, table, ledger) = (World::new(), NumberTable::new(2, 3_000), Arc::new(Ledger::default()));
     table.behaviour.gate.store(1_000, Ordering::SeqCst);
     let server = Server::start(&world, counting(&table, &ledger));

@@ -4,8 +4,11 @@
 
 mod evolution;
 mod exactly_once;
+mod faults;
 mod kit;
+mod ledger;
 mod life;
 mod replace;
 mod shaky;
+mod stalls;
 mod trouble;

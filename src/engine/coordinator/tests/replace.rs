@@ -219,7 +219,7 @@ fn nothing_starts_a_pipeline_that_is_being_replaced_or_replaces_what_it_has_not_
 
 /// A crash after the old run has stopped: the old definition runs on. A crash right after the exchange: the new one starts.
 #[test]
-fn between_the_steps_there_is_one_definition_or_the_other() {
+fn f_09_between_the_steps_there_is_one_definition_or_the_other() {
     let (world, definitions) = (World::new(), Definitions::new(2_000));
     let server = definitions.server(&world);
     let pipeline = half_way(&definitions, &server);

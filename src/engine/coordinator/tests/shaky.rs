@@ -1,80 +1,13 @@
-//! Stores that are down for a while, or that do what they are told and lose the answer.
+//! A metadata store that is down for a while, or that does what it is told and loses the answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
-use futures::stream::BoxStream;
-use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult,
-};
 
 use crate::catalog::error::{Error, Result};
 use crate::catalog::jobs::{CheckpointRecord, Decision, JobFilter, JobRecord};
 use crate::catalog::memory::MemoryStore;
 use crate::catalog::store::{CatalogStore, CommitOutcome, StoreTransaction, StoredCatalog};
 use crate::ids::{Epoch, Generation, Oid};
-
-/// Checkpoint storage that refuses writes while `full`.
-#[derive(Debug, Default)]
-pub struct ShakyObjects {
-    inner: InMemory,
-    pub full: AtomicBool,
-    pub refused: AtomicU32,
-}
-
-impl std::fmt::Display for ShakyObjects {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("shaky")
-    }
-}
-
-#[async_trait::async_trait]
-impl ObjectStore for ShakyObjects {
-    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
-        if self.full.load(Ordering::SeqCst) {
-            self.refused.fetch_add(1, Ordering::SeqCst);
-            return Err(object_store::Error::PermissionDenied {
-                path: path.to_string(),
-                source: "no space".into(),
-            });
-        }
-        self.inner.put_opts(path, payload, options).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        path: &Path,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
-    }
-
-    async fn get_opts(&self, path: &Path, options: GetOptions) -> object_store::Result<GetResult> {
-        self.inner.get_opts(path, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, object_store::Result<Path>>,
-    ) -> BoxStream<'static, object_store::Result<Path>> {
-        self.inner.delete_stream(paths)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-}
 
 /// A metadata store that can lose the answers of what jobs ask of it.
 #[derive(Default)]

@@ -71,7 +71,7 @@ fn finish_with_crashes(
 }
 
 #[test]
-fn crashes_at_changing_parallelism_lose_and_double_nothing() {
+fn f_01_crashes_at_changing_parallelism_lose_and_double_nothing() {
     for seed in 0..4 {
         let (world, table, ledger) = (World::new(), NumberTable::new(5, 20_000), Arc::new(Ledger::default()));
         finish_with_crashes(seed, &world, &table, &Arc::new(counting(&table, &ledger)).shared());
@@ -173,7 +173,7 @@ fn windows_over_crashes_equal_the_batch_result() {
 }
 
 #[test]
-fn a_full_store_degrades_the_job_and_its_next_checkpoint_holds_everything() {
+fn f_24_a_full_store_degrades_the_job_and_its_next_checkpoint_holds_everything() {
     let (world, objects) = World::with_shaky_objects();
     let (table, ledger) = (NumberTable::new(2, 4_000), Arc::new(Ledger::default()));
     table.behaviour.gate.store(1_000, Ordering::SeqCst);
@@ -212,7 +212,7 @@ fn a_full_store_degrades_the_job_and_its_next_checkpoint_holds_everything() {
 }
 
 #[test]
-fn lost_answers_of_the_metadata_store_lose_and_double_nothing() {
+fn f_08_lost_answers_of_the_metadata_store_lose_and_double_nothing() {
     let world = World::new();
     let (table, ledger) = (NumberTable::new(2, 4_000), Arc::new(Ledger::default()));
     table.behaviour.gate.store(1_000, Ordering::SeqCst);

@@ -14,7 +14,6 @@ use tracing::warn;
 use crate::engine::connectors::lookup::{Lookup, LookupAnswer};
 use crate::engine::error::Error;
 use crate::engine::job_context::Outside;
-use crate::engine::job_metrics::OperatorMetrics;
 use crate::engine::operator::Result;
 use crate::error::{Report, Retry, SqlState};
 
@@ -54,12 +53,15 @@ impl Questions {
         let lookup = Arc::clone(&self.lookup);
         let (table_name, timeout) = (Arc::clone(&self.table_name), self.timeout);
         let (replies, waker) = (Arc::clone(&self.replies), Arc::clone(&self.outside.waker));
-        let metrics = Arc::clone(&self.outside.metrics);
+        let (metrics, clock) = (Arc::clone(&self.outside.metrics), Arc::clone(&self.outside.clock));
         let _entered = self.outside.runtime.enter();
         let task = crate::spawn::named("lookup", async move {
             let started = Instant::now();
-            let outcome = answer(lookup.as_ref(), &keys, timeout, &table_name, &metrics).await;
-            metrics.set_waits_for(None);
+            let outcome = answer(lookup.as_ref(), &keys, timeout, &table_name, &|what| {
+                metrics.set_waits_for(what, clock.now_micros())
+            })
+            .await;
+            metrics.set_waits_for(None, clock.now_micros());
             ::metrics::histogram!("laminar_lookup_seconds").record(started.elapsed());
             lock(&replies).push(Reply { asked, outcome });
             waker.wake();
@@ -89,7 +91,7 @@ async fn answer(
     keys: &RecordBatch,
     timeout: Duration,
     table_name: &str,
-    metrics: &OperatorMetrics,
+    waits_for: &(dyn Fn(Option<String>) + Sync),
 ) -> Result<LookupAnswer> {
     let deadline = Instant::now() + timeout;
     let mut pause = FIRST_PAUSE;
@@ -100,7 +102,7 @@ async fn answer(
             Ok(Err(error)) if error.retry() == Retry::Never => return Err(error),
             Ok(Err(error)) => {
                 warn!(table = table_name, %error, "a lookup failed and is repeated");
-                metrics.set_waits_for(Some(format!("lookup table \"{table_name}\": {error}")));
+                waits_for(Some(format!("lookup table \"{table_name}\": {error}")));
                 last = Some(error);
             }
             Err(_) => return Err(unanswered(table_name, timeout, last.as_ref())),

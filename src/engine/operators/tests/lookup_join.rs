@@ -184,6 +184,7 @@ impl Bench {
         let (waker, woken) = mpsc::channel();
         let context = BuildContext {
             outside: Some(Outside {
+                clock: Arc::new(crate::clock::SystemClock),
                 runtime: runtime.handle().clone(),
                 waker: Arc::new(Woken(waker)),
                 metrics: Arc::default(),

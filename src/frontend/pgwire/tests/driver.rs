@@ -137,7 +137,7 @@ async fn portals_in_a_transaction() {
 }
 
 #[tokio::test]
-async fn a_cancel_reaches_rows_in_both_protocols_and_the_session_goes_on() {
+async fn f_52_a_cancel_reaches_rows_in_both_protocols_and_the_session_goes_on() {
     let server = start().await;
     let client = connect(&server).await;
     for statement in ["endless", "flood"] {

@@ -105,7 +105,7 @@ async fn encryption_is_declined_politely_without_a_certificate() {
 }
 
 #[tokio::test]
-async fn senseless_first_packets_are_closed() {
+async fn f_54_senseless_first_packets_are_closed() {
     let server = start().await;
     for packet in [
         &[0x7f, 0xff, 0xff, 0xff, 0, 3, 0, 0][..],
@@ -121,7 +121,7 @@ async fn senseless_first_packets_are_closed() {
 }
 
 #[tokio::test]
-async fn too_many_clients_are_sent_away() {
+async fn f_53_too_many_clients_are_sent_away() {
     let config = PgConfig {
         connections_max: 1,
         ..PgConfig::at(any_port())

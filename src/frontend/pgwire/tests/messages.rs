@@ -114,7 +114,7 @@ async fn error_code(client: &mut RawClient, messages: &[Vec<u8>]) -> String {
 }
 
 #[tokio::test]
-async fn wrong_messages_have_their_codes() {
+async fn f_54_wrong_messages_have_their_codes() {
     let server = start().await;
     let mut client = RawClient::login(server.address).await;
     let client = &mut client;
@@ -262,7 +262,7 @@ async fn a_client_that_goes_away_ends_its_statement() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_stops_the_rows() {
+async fn f_51_a_client_that_does_not_read_stops_the_rows() {
     let server = start().await;
     let mut client = RawClient::login(server.address).await;
     client.send(&query("flood")).await;

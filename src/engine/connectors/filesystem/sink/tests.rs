@@ -2,22 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use futures::stream::BoxStream;
-use object_store::memory::InMemory;
-use object_store::multipart::{MultipartStore, PartId};
+use object_store::multipart::MultipartStore;
 use object_store::path::Path as ObjectPath;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartId, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult,
-};
+use object_store::{ObjectMeta, ObjectStore};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -31,6 +25,7 @@ use crate::engine::connectors::testing::{Bench, given};
 use crate::engine::connectors::{Committer, Connector};
 use crate::engine::graph::SinkChangelog;
 use crate::ids::{Generation, SubtaskIndex};
+use crate::testing::faulty_objects::FaultyObjects;
 use crate::testing::s3_server::{S3Server, s3_server};
 
 fn schema() -> SchemaRef {
@@ -47,150 +42,8 @@ fn rows(numbers: impl Iterator<Item = i64>) -> Chunk {
     Chunk::insert(RecordBatch::try_new(schema(), columns).unwrap())
 }
 
-/// A store of which every few requests fail, some after they were carried out.
-#[derive(Debug, Default)]
-struct Shaky {
-    inner: InMemory,
-    /// One in so many requests; 0: none.
-    fails_every: AtomicU32,
-    requests: AtomicU32,
-    uploads: Mutex<BTreeSet<MultipartId>>,
-}
-
-impl std::fmt::Display for Shaky {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("shaky")
-    }
-}
-
-enum Fault {
-    SlowDown,
-    LostAnswer,
-}
-
-fn failed() -> object_store::Error {
-    object_store::Error::Generic {
-        store: "shaky",
-        source: "503 SlowDown".into(),
-    }
-}
-
-impl Shaky {
-    fn fault(&self) -> Option<Fault> {
-        let request = self.requests.fetch_add(1, Ordering::SeqCst);
-        // Without a period: what takes as many requests as there are between two faults would never succeed.
-        let mixed = request.wrapping_mul(0x9E37_79B9) >> 8;
-        match self.fails_every.load(Ordering::SeqCst) {
-            0 => None,
-            every if !mixed.is_multiple_of(every) => None,
-            every if (mixed / every).is_multiple_of(2) => Some(Fault::SlowDown),
-            _ => Some(Fault::LostAnswer),
-        }
-    }
-
-    async fn with_faults<T>(&self, request: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
-        match self.fault() {
-            None => request.await,
-            Some(Fault::SlowDown) => Err(failed()),
-            Some(Fault::LostAnswer) => {
-                request.await?;
-                Err(failed())
-            }
-        }
-    }
-}
-
-#[async_trait::async_trait]
-impl ObjectStore for Shaky {
-    async fn put_opts(
-        &self,
-        path: &ObjectPath,
-        bytes: PutPayload,
-        options: PutOptions,
-    ) -> object_store::Result<PutResult> {
-        self.with_faults(self.inner.put_opts(path, bytes, options)).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        path: &ObjectPath,
-        options: PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(path, options).await
-    }
-
-    async fn get_opts(&self, path: &ObjectPath, options: GetOptions) -> object_store::Result<GetResult> {
-        self.with_faults(self.inner.get_opts(path, options)).await
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, object_store::Result<ObjectPath>>,
-    ) -> BoxStream<'static, object_store::Result<ObjectPath>> {
-        self.inner.delete_stream(paths)
-    }
-
-    fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> object_store::Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, options: CopyOptions) -> object_store::Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-}
-
-#[async_trait::async_trait]
-impl MultipartStore for Shaky {
-    async fn create_multipart(&self, path: &ObjectPath) -> object_store::Result<MultipartId> {
-        // A lost answer leaves an upload without a part, which costs nothing and which no store can tell us of.
-        if self.fault().is_some() {
-            return Err(failed());
-        }
-        let id = self.inner.create_multipart(path).await?;
-        self.uploads.lock().unwrap().insert(id.clone());
-        Ok(id)
-    }
-
-    async fn put_part(
-        &self,
-        path: &ObjectPath,
-        id: &MultipartId,
-        index: usize,
-        bytes: PutPayload,
-    ) -> object_store::Result<PartId> {
-        self.with_faults(self.inner.put_part(path, id, index, bytes)).await
-    }
-
-    async fn complete_multipart(
-        &self,
-        path: &ObjectPath,
-        id: &MultipartId,
-        parts: Vec<PartId>,
-    ) -> object_store::Result<PutResult> {
-        let completed = async {
-            let completed = self.inner.complete_multipart(path, id, parts).await?;
-            self.uploads.lock().unwrap().remove(id);
-            Ok(completed)
-        };
-        self.with_faults(completed).await
-    }
-
-    async fn abort_multipart(&self, path: &ObjectPath, id: &MultipartId) -> object_store::Result<()> {
-        self.inner.abort_multipart(path, id).await?;
-        self.uploads.lock().unwrap().remove(id);
-        Ok(())
-    }
-}
-
-fn shaky(fails_every: u32) -> (Arc<Shaky>, Target) {
-    let store = Arc::new(Shaky {
-        fails_every: AtomicU32::new(fails_every),
-        ..Shaky::default()
-    });
+fn shaky(fails_every: u32) -> (Arc<FaultyObjects>, Target) {
+    let store = FaultyObjects::failing_every(fails_every);
     let target = RemoteTarget {
         objects: Arc::clone(&store) as Arc<dyn ObjectStore>,
         uploads: Arc::clone(&store) as Arc<dyn MultipartStore>,
@@ -499,7 +352,7 @@ fn objects_hold_each_row_once() {
 }
 
 #[test]
-fn a_shaky_store_is_waited_for() {
+fn f_25_f_26_a_shaky_store_is_waited_for() {
     for seed in 0..6 {
         let (_, target) = shaky(if seed % 2 == 0 { 7 } else { 3 });
         let shape = SHAPES[seed as usize % SHAPES.len()];
