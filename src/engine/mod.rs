@@ -29,6 +29,7 @@ pub mod operators;
 pub mod order_column;
 pub mod over_spec;
 pub mod results;
+pub mod schema_registry;
 pub mod shard;
 pub mod sink_tail;
 pub mod source_head;
