@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import avro.errors
 import avro.schema
 from avro.compatibility import ReaderWriterCompatibilityChecker, SchemaCompatibilityType
 
@@ -73,7 +74,7 @@ class Registry:
         def inline(node):
             """Names of other subjects are replaced by what they stand for, where they come first."""
             if isinstance(node, str) and node in names:
-                return names.pop(node)
+                return inline(names.pop(node))
             if isinstance(node, list):
                 return [inline(one) for one in node]
             if isinstance(node, dict):
@@ -91,7 +92,7 @@ class Registry:
         try:
             collect(schema.get("references", []))
             return avro.schema.parse(json.dumps(inline(json.loads(schema["schema"]))))
-        except (avro.schema.SchemaParseException, ValueError, KeyError, TypeError) as error:
+        except (avro.errors.AvroException, ValueError, KeyError, TypeError) as error:
             raise Refused(422, 42201, f"Invalid schema {schema}, details: {error}") from error
 
     def canonical(self, schema):

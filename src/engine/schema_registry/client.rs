@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tracing::info;
 use url::Url;
 
+use crate::engine::connectors::files;
 use crate::engine::connectors::options::OptionReader;
 use crate::engine::error::Error;
 use crate::engine::schema_registry::options::RegistryOptions;
@@ -32,8 +33,9 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 const REFERENCES_MAX: usize = 200;
 const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SchemaKind {
+    #[default]
     Avro,
     Json,
     Protobuf,
@@ -378,8 +380,8 @@ impl SchemaRegistry {
             hint: Some("Look at schema_registry.ssl_ca.".into()),
             retry: Retry::Never,
         };
-        if let Some(pem) = &self.options.certificate_authority {
-            for certificate in reqwest::Certificate::from_pem_bundle(pem).map_err(unusable)? {
+        if let Some(given) = &self.options.certificate_authority {
+            for certificate in reqwest::Certificate::from_pem_bundle(&pem(given)?).map_err(unusable)? {
                 builder = builder.add_root_certificate(certificate);
             }
         }
@@ -440,6 +442,14 @@ impl SchemaRegistry {
             retry,
         }
     }
+}
+
+/// PEM text, or that of the file of this name.
+fn pem(text: &str) -> Result<Vec<u8>> {
+    if text.contains("-----BEGIN") {
+        return Ok(text.as_bytes().to_vec());
+    }
+    std::fs::read(text).map_err(|error| files::io_error("open", text, &error))
 }
 
 impl NewSchema {

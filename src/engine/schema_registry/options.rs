@@ -14,8 +14,8 @@ pub struct RegistryOptions {
     pub urls: Vec<Url>,
     pub user: Option<String>,
     pub password: Option<String>,
-    /// PEM text of what its certificate must be signed by.
-    pub certificate_authority: Option<Vec<u8>>,
+    /// What its certificate may be signed by besides: PEM text, or the name of a file with it.
+    pub certificate_authority: Option<String>,
 }
 
 /// How the subject of a table's values is called when it is not named.
@@ -139,7 +139,7 @@ impl RegistryOptions {
             urls,
             user,
             password,
-            certificate_authority: options.text("schema_registry.ssl_ca").map(pem).transpose()?,
+            certificate_authority: options.text("schema_registry.ssl_ca").map(str::to_owned),
         }))
     }
 }
@@ -153,14 +153,6 @@ fn percent_decoded(text: &str) -> String {
     let pair = format!("k={}", text.replace('+', "%2B"));
     let decoded = url::form_urlencoded::parse(pair.as_bytes()).next();
     decoded.map_or_else(|| text.to_owned(), |(_, value)| value.into_owned())
-}
-
-/// PEM text, or that of the file of this name.
-fn pem(text: &str) -> Result<Vec<u8>, Error> {
-    if text.contains("-----BEGIN") {
-        return Ok(text.as_bytes().to_vec());
-    }
-    std::fs::read(text).map_err(|error| crate::engine::connectors::files::io_error("read", text, &error))
 }
 
 impl TableSubject {
