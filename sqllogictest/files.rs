@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 
 use crate::client::{Configuration, Protocol, SltClient};
 use crate::kafka_broker::TestKafka;
+use crate::schema_registry::TestRegistry;
 use crate::server_process::ServerProcess;
 use crate::{Summary, package_root};
 
@@ -112,11 +113,23 @@ pub async fn run(wanted: &dyn Fn(&str) -> bool, complete: bool) -> Summary {
                 }
             },
         };
+        let registry = match text.contains("${registry}") {
+            false => None,
+            true => match start_registry().await {
+                Some(registry) => Some(registry),
+                None => {
+                    summary.missing(&name, "the Python package avro");
+                    continue;
+                }
+            },
+        };
+        let registry_url = registry.as_ref().map_or("", |registry| registry.url.as_str());
         // Every run has topics of its own.
         let with_broker = || match &broker {
             Some(broker) => text
                 .replace("${kafka}", &broker.address)
-                .replace("${topic}", &broker.new_topic()),
+                .replace("${topic}", &broker.new_topic())
+                .replace("${registry}", registry_url),
             None => text.clone(),
         };
         for configuration in &header.configurations {
@@ -133,6 +146,12 @@ pub async fn run(wanted: &dyn Fn(&str) -> bool, complete: bool) -> Summary {
         }
     }
     summary
+}
+
+async fn start_registry() -> Option<TestRegistry> {
+    tokio::task::spawn_blocking(TestRegistry::start)
+        .await
+        .expect("a registry or none")
 }
 
 /// A broker that the runs of one file share.

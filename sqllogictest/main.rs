@@ -15,7 +15,7 @@
 //! In the text `${dir}` is an empty folder of this run, `${data}` the folder sqllogictest/data, `${rate}` the events per
 //! second for sources (unlimited when plain, slow enough to be interrupted otherwise; `# rate: 300` in the header sets
 //! it), `${parallelism}` 1, or 2 when rescaled, `${kafka}` the address of a broker, `${topic}` the beginning of names of topics
-//! that no other run uses.
+//! that no other run uses, `${registry}` the URL of a schema registry.
 //!
 //! A WARN or ERROR in the server's log fails the file unless the header allows it: `# log: part of the line`.
 
@@ -34,6 +34,9 @@ mod postgres_server;
 #[path = "../src/testing/s3_server.rs"]
 mod s3_server;
 mod scenarios;
+#[allow(dead_code)]
+#[path = "../src/testing/schema_registry.rs"]
+mod schema_registry;
 mod server_process;
 
 // `postgres_server` is a file of the library's tests, too, and starts tasks as the library does.

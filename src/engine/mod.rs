@@ -30,6 +30,7 @@ pub mod order_column;
 pub mod over_spec;
 pub mod results;
 mod saved_splits;
+pub mod schema_registry;
 pub mod shard;
 pub mod sink_tail;
 pub mod source_head;

@@ -15,3 +15,4 @@ pub(crate) mod random_queries;
 pub(crate) mod row_sets;
 pub(crate) mod row_table;
 pub(crate) mod s3_server;
+pub mod schema_registry;

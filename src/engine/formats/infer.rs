@@ -13,7 +13,7 @@ use crate::engine::error::Error;
 use crate::engine::formats::columns::{EXTENSION_NAME, JSON_EXTENSION};
 use crate::engine::formats::csv::{CsvOptions, CsvRecord};
 use crate::engine::formats::text_values::{self, DateCache};
-use crate::engine::formats::{Format, FormatOptions};
+use crate::engine::formats::{Format, FormatOptions, avro};
 use crate::error::SqlState;
 
 /// As much of a file as is looked at.
@@ -44,7 +44,18 @@ pub fn infer(options: &FormatOptions, sample: &[u8], place: &str) -> Result<Opti
         Format::Csv => csv_columns(sample, whole, &options.csv),
         Format::RawString => return Ok(Some(one_column(Guess::Text))),
         Format::RawBytes => return Ok(Some(raw_bytes())),
-        Format::DebeziumJson | Format::Parquet => return Ok(None),
+        Format::Avro => {
+            let header = avro::container::header(sample, place, true)?;
+            let columns = header
+                .map(|header| avro::derive::columns_of(&header.schema))
+                .transpose();
+            return columns.map_err(|reason| Error::Data {
+                code: SqlState::INVALID_TABLE_DEFINITION,
+                message: format!("could not tell the columns of file \"{place}\": {reason}"),
+                detail: None,
+            });
+        }
+        Format::DebeziumJson | Format::DebeziumAvro | Format::Parquet => return Ok(None),
     };
     if columns.is_empty() {
         return Err(Error::Data {

@@ -6,6 +6,7 @@
 //! Guarantee: how input is cut into buffers never changes the rows; a record that cannot be decoded is reported with its
 //! bytes and leaves no trace in the columns.
 
+pub mod avro;
 pub mod columns;
 pub mod csv;
 pub mod debezium;
@@ -23,6 +24,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use crate::engine::connectors::options::{OptionReader, choice_option, flag_option, text_option};
 use crate::engine::connectors::{BadRowHandler, OptionDescription, SinkChangelogSupport, SourceKey};
 use crate::engine::error::Error;
+use crate::engine::formats::avro::AvroOptions;
 use crate::engine::formats::csv::CsvOptions;
 use crate::engine::formats::json::decode::{JsonDecodeOptions, JsonDecoder};
 use crate::engine::formats::json::encode::{DecimalEncoding, JsonEncodeOptions, JsonEncoder};
@@ -30,6 +32,7 @@ use crate::engine::formats::raw::{RawDecoder, RawEncoder};
 use crate::engine::formats::upsert::{UpsertDecoder, UpsertEncoder};
 use crate::engine::graph::SinkChangelog;
 use crate::engine::message::{Chunk, Weights};
+use crate::engine::schema_registry::SchemaRegistry;
 
 /// Bytes at hand.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +91,8 @@ pub enum Format {
     RawString,
     RawBytes,
     Parquet,
+    Avro,
+    DebeziumAvro,
 }
 
 /// Every format by its name in `format = '..'`.
@@ -98,6 +103,8 @@ pub const FORMATS: &[(&str, Format)] = &[
     ("raw_string", Format::RawString),
     ("raw_bytes", Format::RawBytes),
     ("parquet", Format::Parquet),
+    ("avro", Format::Avro),
+    ("debezium_avro", Format::DebeziumAvro),
 ];
 
 impl Format {
@@ -113,6 +120,11 @@ impl Format {
             .iter()
             .find(|(_, format)| *format == self)
             .map_or("", |(name, _)| name)
+    }
+
+    /// Whether records are changes as Debezium writes them.
+    pub fn is_debezium(self) -> bool {
+        matches!(self, Format::DebeziumJson | Format::DebeziumAvro)
     }
 }
 
@@ -148,6 +160,10 @@ pub struct FormatOptions {
     pub json_decode: JsonDecodeOptions,
     pub json_encode: JsonEncodeOptions,
     pub csv: CsvOptions,
+    /// Also the registry of JSON.
+    pub avro: AvroOptions,
+    /// The id of a schema stands in front of records of JSON.
+    pub framed_json: bool,
     /// Records replace each other by the table's key; this field marks those that go.
     pub upsert_marker: Option<String>,
 }
@@ -157,6 +173,7 @@ impl FormatOptions {
     pub fn read(options: &OptionReader<'_>) -> Result<FormatOptions, Error> {
         let name = options.choice("format")?.unwrap_or("json");
         let format = Format::find(name).unwrap_or(Format::Json);
+        let framed_json = format == Format::Json && options.flag("json.confluent_schema_registry")?.unwrap_or(false);
         let timestamp_format = match options.choice("json.timestamp_format")? {
             Some(name) => TimestampFormat::from_name(name),
             None if format == Format::DebeziumJson => TimestampFormat::UnixMillis,
@@ -179,19 +196,31 @@ impl FormatOptions {
                 text_values: options.flag("json.text_values")?.unwrap_or(false),
             },
             csv: CsvOptions::read(options)?,
+            avro: match format {
+                Format::Avro | Format::DebeziumAvro => AvroOptions::read(options)?,
+                Format::Json if framed_json => AvroOptions::of_json(options)?,
+                _ => AvroOptions::default(),
+            },
+            framed_json,
             upsert_marker: upsert_marker(options, format)?,
         })
     }
 
+    /// Where the schemas are without which records cannot be decoded.
+    pub fn registry_of_ids(&self) -> Option<Arc<SchemaRegistry>> {
+        let needs = matches!(self.format, Format::Avro | Format::DebeziumAvro);
+        self.avro.registry.as_ref().filter(|_| needs).map(Arc::clone)
+    }
+
     /// Whether records add rows only.
     pub fn append_only(&self) -> bool {
-        self.format != Format::DebeziumJson && self.upsert_marker.is_none()
+        !self.format.is_debezium() && self.upsert_marker.is_none()
     }
 
     /// What a source of this format does with the table's PRIMARY KEY.
     pub fn source_key(&self) -> SourceKey {
         match self.format {
-            Format::DebeziumJson => SourceKey::Used,
+            format if format.is_debezium() => SourceKey::Used,
             _ if self.upsert_marker.is_some() => SourceKey::Required,
             _ => SourceKey::Unused,
         }
@@ -233,7 +262,8 @@ impl FormatOptions {
             Format::Csv => Box::new(csv::CsvDecoder::new(&records, self.csv.clone(), None)?),
             Format::RawString | Format::RawBytes => Box::new(RawDecoder::new(schema)?),
             Format::DebeziumJson => Box::new(debezium::decoder(schema, key, self.json_decode)?),
-            Format::Parquet => return Err(self.unsupported("read as a stream of bytes")),
+            Format::Avro => Box::new(avro::container::ContainerDecoder::new(&records)?),
+            Format::Parquet | Format::DebeziumAvro => return Err(self.unsupported("read as a stream of bytes")),
         };
         Ok(self.rows(decoder, schema, key))
     }
@@ -260,6 +290,13 @@ impl FormatOptions {
             Format::DebeziumJson => Box::new(debezium::encode::DebeziumEncoder::new(schema, key, self.json_encode)),
             Format::Csv => Box::new(csv::CsvEncoder::new(schema, self.csv.clone())),
             Format::RawString | Format::RawBytes => Box::new(RawEncoder::new(schema)?),
+            Format::Avro => Box::new(avro::container::ContainerEncoder::new(schema.fields(), &self.avro)?),
+            Format::DebeziumAvro => {
+                return Err(Error::NotSupported {
+                    what: "writing format \"debezium_avro\"".into(),
+                    hint: Some("Write debezium_json, or avro with envelope = 'upsert'.".into()),
+                });
+            }
             Format::Parquet => return Err(self.unsupported("written as a stream of bytes")),
         })
     }
@@ -278,10 +315,10 @@ fn upsert_marker(options: &OptionReader<'_>, format: Format) -> Result<Option<St
         return Ok(None);
     }
     match format {
-        Format::Json | Format::Csv => Ok(options.text("upsert.delete_field").map(str::to_owned)),
+        Format::Json | Format::Csv | Format::Avro => Ok(options.text("upsert.delete_field").map(str::to_owned)),
         other => Err(Error::NotSupported {
             what: format!("envelope = 'upsert' with format \"{}\"", other.name()),
-            hint: Some("json and csv have fields by name, one of which can mark rows that go.".into()),
+            hint: Some("json, csv and avro have fields by name, one of which can mark rows that go.".into()),
         }),
     }
 }
@@ -331,8 +368,15 @@ pub fn option_descriptions() -> Vec<OptionDescription> {
             Some("false"),
             "JSON values are written as strings that hold their text.",
         ),
+        flag_option(
+            "json.confluent_schema_registry",
+            &["json.schema_registry"],
+            Some("false"),
+            "The id of a JSON Schema in the registry stands in front of records.",
+        ),
     ]);
     options.extend(csv_options());
+    options.extend(avro::descriptions());
     for option in &mut options {
         option.scope = crate::engine::connectors::OptionScope::Table;
     }

@@ -54,7 +54,15 @@ use crate::engine::formats::{Format, FormatOptions, infer};
 use crate::error::SqlState;
 use crate::options::ResolvedOptions;
 
-const FORMATS: &[&str] = &["json", "debezium_json", "csv", "parquet", "raw_string", "raw_bytes"];
+const FORMATS: &[&str] = &[
+    "json",
+    "debezium_json",
+    "csv",
+    "parquet",
+    "raw_string",
+    "raw_bytes",
+    "avro",
+];
 
 /// Names of options that go to the object store as they are.
 const STORE_PREFIXES: [&str; 4] = ["aws_", "google_", "azure_", "allow_http"];

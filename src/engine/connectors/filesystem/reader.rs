@@ -35,12 +35,20 @@ pub enum Item {
     Files(Vec<String>),
     /// The file of this split was finished and is no longer there.
     Gone(usize),
-    /// The file of this split begins; the names of its CSV columns when its header is not in the bytes to come.
-    Begin(usize, Option<Vec<String>>),
+    /// The file of this split begins; what is to be known of its header when that is not in the bytes to come.
+    Begin(usize, Option<FileHead>),
     Bytes(Bytes),
     Rows(RecordBatch),
     End,
     Failed(Error),
+}
+
+/// What a file begins with that is continued after its header.
+pub enum FileHead {
+    /// The names of CSV columns.
+    Names(Vec<String>),
+    /// The header of an Avro file is in it.
+    Bytes(Bytes),
 }
 
 /// What the task that fetches works with.
@@ -157,8 +165,8 @@ impl Reader {
         if position.byte > file.size && file.compression == Compression::None {
             return Err(shrunk(file, position.byte));
         }
-        let names = self.header(file, position).await?;
-        if self.send(Item::Begin(split, names)).await.is_err() {
+        let head = self.header(file, position).await?;
+        if self.send(Item::Begin(split, head)).await.is_err() {
             return Ok(Err(Gone));
         }
         let outcome = if self.files.format.format == Format::Parquet {
@@ -174,17 +182,23 @@ impl Reader {
         }
     }
 
-    /// The names of the columns of a CSV file that is continued after its header.
-    async fn header(&self, file: &InputFile, position: Position) -> Result<Option<Vec<String>>> {
+    /// The header of a file that is continued after it.
+    async fn header(&self, file: &InputFile, position: Position) -> Result<Option<FileHead>> {
         let options = &self.files.format.csv;
-        if self.files.format.format != Format::Csv || !options.header || position.byte == 0 {
-            return Ok(None);
+        match self.files.format.format {
+            Format::Avro if position.byte > 0 => {
+                return head(&self.files.location, file, BLOCK)
+                    .await
+                    .map(|bytes| Some(FileHead::Bytes(bytes)));
+            }
+            Format::Csv if options.header && position.byte > 0 => {}
+            _ => return Ok(None),
         }
         let head = head(&self.files.location, file, BLOCK).await?;
         let mut record = CsvRecord::default();
         let is_all = file.compression == Compression::None && head.len() as u64 == file.size;
         record.read(&head, is_all, options);
-        Ok(Some(record.texts()))
+        Ok(Some(FileHead::Names(record.texts())))
     }
 
     async fn read_bytes(&self, file: &InputFile, start: u64) -> Result<Result<(), Gone>> {

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use crate::engine::connectors::filesystem::reader::{self, Item, QUEUE_ITEMS, Reader};
+use crate::engine::connectors::filesystem::reader::{self, FileHead, Item, QUEUE_ITEMS, Reader};
 use crate::engine::connectors::filesystem::{FILE, Files};
 use crate::engine::connectors::{
     BadRowHandler, METADATA_FIELD, Result, Source, SourceContext, SourcePoll, SplitOffset, files, keyed_schema,
 };
+use crate::engine::formats::avro::container::ContainerDecoder;
 use crate::engine::formats::csv::CsvDecoder;
 use crate::engine::formats::{Decoder, Format, Input};
 use crate::engine::message::Weights;
@@ -151,15 +152,29 @@ impl Drop for FilesystemSource {
 }
 
 impl FilesystemSource {
-    fn begin(&mut self, index: usize, names: Option<Vec<String>>) -> Result<()> {
+    fn begin(&mut self, index: usize, head: Option<FileHead>) -> Result<()> {
         let format = &self.files.format;
         let decoder: Option<Box<dyn Decoder>> = match format.format {
             Format::Parquet => None,
             Format::Csv => {
+                let names = match head {
+                    Some(FileHead::Names(names)) => Some(names),
+                    _ => None,
+                };
                 let names = names.or_else(|| (!format.csv.header).then(|| self.all_names.clone()));
                 let (rows, key) = (&self.decoded, self.key.as_deref());
                 let records = format.record_schema(rows, key)?;
                 let records = CsvDecoder::new(&records, format.csv.clone(), names.as_deref())?;
+                Some(format.rows(Box::new(records), rows, key))
+            }
+            Format::Avro => {
+                let (rows, key) = (&self.decoded, self.key.as_deref());
+                let records = format.record_schema(rows, key)?;
+                let name = self.splits.get(index).map_or("", |(name, _)| name.as_str());
+                let records = match head {
+                    Some(FileHead::Bytes(head)) => ContainerDecoder::after(&records, &head, name)?,
+                    _ => ContainerDecoder::new(&records)?,
+                };
                 Some(format.rows(Box::new(records), rows, key))
             }
             _ => Some(format.decoder(&self.decoded, self.key.as_deref())?),
@@ -241,7 +256,7 @@ impl FilesystemSource {
                 self.splits.extend(splits);
             }
             Item::Gone(index) => self.splits[index].1.gone = true,
-            Item::Begin(index, names) => self.begin(index, names)?,
+            Item::Begin(index, head) => self.begin(index, head)?,
             Item::Bytes(bytes) => {
                 self.bytes_read += bytes.len() as u64;
                 if let Some(current) = &mut self.current {

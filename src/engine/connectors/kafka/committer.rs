@@ -60,6 +60,10 @@ impl TransactionalSink {
 }
 
 impl Sink for TransactionalSink {
+    fn ready(&mut self) -> bool {
+        self.encoder.is_ready()
+    }
+
     fn write(&mut self, chunk: &Chunk) -> Result<()> {
         let (log, written) = (&mut self.log, &mut self.written);
         self.encoder.encode(chunk, |record| {

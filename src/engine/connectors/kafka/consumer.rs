@@ -26,6 +26,7 @@ use crate::engine::connectors::kafka::partitions::{
 };
 use crate::engine::connectors::{Result, Wake};
 use crate::engine::error::Error;
+use crate::engine::schema_registry::{SchemaRegistry, frame};
 use crate::error::{Report, Retry, SqlState};
 
 /// Batches that wait for the shard.
@@ -90,6 +91,8 @@ pub struct ConsumerThread {
     /// A partition is not read any more, as a broker said that it does not have what is next.
     pub stands_still: bool,
     pub health: Arc<Health>,
+    /// Where the schemas are whose ids stand in front of records; and what asks there.
+    pub schemas: Option<(Arc<SchemaRegistry>, tokio::runtime::Handle)>,
 }
 
 /// The source is gone.
@@ -354,9 +357,33 @@ impl ConsumerThread {
 
     fn hand_on(&self, index: usize, batch: MessageBatch, at_end: bool) -> std::result::Result<(), Gone> {
         if !batch.is_empty() {
+            self.learn_schemas(&batch)?;
             self.tell(Item::Messages(index, batch))?;
         }
         if at_end { self.tell(Item::AtEnd(index)) } else { Ok(()) }
+    }
+
+    /// Asks for the schemas that nobody has asked for, for as long as it takes: decoders do not wait.
+    fn learn_schemas(&self, batch: &MessageBatch) -> std::result::Result<(), Gone> {
+        let Some((registry, runtime)) = &self.schemas else {
+            return Ok(());
+        };
+        let mut last = None;
+        for value in batch.values() {
+            let Ok((id, _)) = frame::split(value) else { continue };
+            if last.replace(id) == Some(id) || !registry.is_unknown(id) {
+                continue;
+            }
+            match runtime.block_on(registry.ensure_waiting(id, || self.orders.is_stopped())) {
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(Gone),
+                Err(error) => {
+                    self.tell(Item::Failed(error))?;
+                    return Err(Gone);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn take_from_main(

@@ -14,10 +14,13 @@ use crate::engine::connectors::kafka::messages::{Message, MessageBatch, Wanted};
 use crate::engine::connectors::kafka::partitions::Partition;
 use crate::engine::connectors::{BadRow, BadRowHandler, METADATA_FIELD, Result, keyed_schema};
 use crate::engine::error::Error;
+use crate::engine::formats::avro::decode::AvroDecoder;
 use crate::engine::formats::csv::CsvDecoder;
+use crate::engine::formats::json::decode::JsonDecoder;
 use crate::engine::formats::raw::RawDecoder;
 use crate::engine::formats::{Decoder, Format, FormatOptions, Input};
 use crate::engine::message::Weights;
+use crate::engine::schema_registry::frame;
 use crate::types;
 
 /// The keys of `METADATA FROM 'key'`, with the types of the columns `_key` that every table has.
@@ -107,6 +110,7 @@ pub struct MessageDecoder {
     /// Of rows that go without a record of their own: nothing but the key is NOT NULL.
     tombstones: Option<Tombstones>,
     format: Format,
+    framed_json: bool,
     /// The message of each row that was decoded.
     row_messages: Vec<usize>,
     text_key: bool,
@@ -146,7 +150,7 @@ impl MessageDecoder {
         let decoded_key = decoded_key.as_deref();
         let tombstones = match (&format.upsert_marker, decoded_key) {
             (Some(marker), Some(key)) => Some(Tombstones {
-                decoder: format.decoder(&keyed_schema(&decoded_schema, Some(key)), Some(key))?,
+                decoder: tombstone_decoder(format, &keyed_schema(&decoded_schema, Some(key)), key)?,
                 key_names: key.iter().map(|at| decoded_schema.field(*at).name().clone()).collect(),
                 marker: marker.clone(),
             }),
@@ -158,6 +162,12 @@ impl MessageDecoder {
                 Box::new(CsvDecoder::new(&decoded_schema, format.csv.clone(), Some(&names))?)
             }
             Format::RawString | Format::RawBytes => Box::new(RawDecoder::of_messages(&decoded_schema)?),
+            Format::Avro => {
+                let records = format.record_schema(&decoded_schema, decoded_key)?;
+                let records = AvroDecoder::of_rows(&records, &format.avro)?;
+                format.rows(Box::new(records), &decoded_schema, decoded_key)
+            }
+            Format::DebeziumAvro => Box::new(AvroDecoder::of_changes(&decoded_schema, decoded_key, &format.avro)?),
             _ => format.decoder(&decoded_schema, decoded_key)?,
         };
         let is_text_key = |(field, column): (&Arc<Field>, &Option<MetadataColumn>)| {
@@ -170,6 +180,7 @@ impl MessageDecoder {
             records,
             tombstones,
             format: format.format,
+            framed_json: format.framed_json,
             row_messages: Vec::new(),
             line: Vec::new(),
         })
@@ -261,13 +272,21 @@ impl MessageDecoder {
                     ),
                 },
                 // What Debezium writes after the change that takes a row away.
-                _ if self.format == Format::DebeziumJson => Ok(()),
+                _ if self.format.is_debezium() => Ok(()),
                 _ => bad(b"", "the record has no value, and the table no envelope = 'upsert'"),
             };
         };
+        let line = match frame::split(&line[..line.len() - 1]) {
+            _ if !self.framed_json => line,
+            // What the schema says is for the columns to say.
+            Ok(_) => &line[frame::LENGTH..],
+            Err(reason) => return bad(&line[..line.len() - 1], &reason),
+        };
         let value = &line[..line.len() - 1];
         match self.format {
-            Format::RawString | Format::RawBytes => decode_one(self.records.as_mut(), value, reports),
+            Format::RawString | Format::RawBytes | Format::Avro | Format::DebeziumAvro => {
+                decode_one(self.records.as_mut(), value, reports)
+            }
             Format::Json | Format::DebeziumJson if memchr::memchr(b'\n', value).is_some() => {
                 // Between the parts of a value a line feed means nothing, and inside of a string there is none.
                 self.line.clear();
@@ -341,6 +360,13 @@ impl MessageDecoder {
             ),
         }
     }
+}
+
+/// Keys are read as JSON or text, whatever values are written in.
+fn tombstone_decoder(format: &FormatOptions, rows: &SchemaRef, key: &[usize]) -> Result<Box<dyn Decoder>> {
+    let records = format.record_schema(rows, Some(key))?;
+    let records = JsonDecoder::new(&records, format.json_decode)?;
+    Ok(format.rows(Box::new(records), rows, Some(key)))
 }
 
 /// Names of the columns that come out of values.

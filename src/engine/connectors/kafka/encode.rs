@@ -11,14 +11,19 @@ use crate::engine::connectors::Result;
 use crate::engine::connectors::kafka::options::{SinkOptions, invalid};
 use crate::engine::connectors::kafka::records::Record;
 use crate::engine::error::Error;
+use crate::engine::formats::avro::encode::{AvroEncoder, SinkSchema};
 use crate::engine::formats::columns::is_json;
 use crate::engine::formats::json::encode::{JsonEncodeOptions, JsonEncoder};
-use crate::engine::formats::{Encoder, FormatOptions};
+use crate::engine::formats::{Encoder, Format, FormatOptions};
 use crate::engine::graph::SinkChangelog;
 use crate::engine::message::{Chunk, Weights};
 
 pub struct RecordEncoder {
     values: Box<dyn Encoder>,
+    /// What a registry is still to say.
+    avro: Option<Arc<SinkSchema>>,
+    /// Values end with a line feed that is no part of them.
+    lines: bool,
     /// Of the value.
     columns: Vec<usize>,
     schema: SchemaRef,
@@ -37,6 +42,7 @@ impl RecordEncoder {
         changelog: &SinkChangelog,
         format: &FormatOptions,
         options: &SinkOptions,
+        avro: impl FnOnce(&SchemaRef) -> Option<Arc<SinkSchema>>,
     ) -> Result<RecordEncoder> {
         let column = |option: &str, name: &Option<String>| match name {
             Some(name) => column_named(schema, option, name).map(Some),
@@ -58,8 +64,16 @@ impl RecordEncoder {
         {
             key = of_table.iter().filter_map(|at| columns.get(*at).copied()).collect();
         }
+        let avro = avro(&value_schema);
+        let values: Box<dyn Encoder> = match (format.format, &avro) {
+            (Format::Avro, Some(schema)) => Box::new(AvroEncoder::registered(Arc::clone(schema))),
+            (Format::Avro, None) => Box::new(AvroEncoder::new(value_schema.fields(), &format.avro)?),
+            _ => format.record_encoder(&value_schema, &changelog)?,
+        };
         let encoder = RecordEncoder {
-            values: format.record_encoder(&value_schema, &changelog)?,
+            values,
+            avro,
+            lines: format.format != Format::Avro,
             columns,
             schema: value_schema,
             key: KeyEncoder::new(schema, key, format.json_encode)?,
@@ -71,6 +85,11 @@ impl RecordEncoder {
         };
         encoder.check_types(schema)?;
         Ok(encoder)
+    }
+
+    /// Whether it is known how rows are written.
+    pub fn is_ready(&self) -> bool {
+        self.avro.as_ref().is_none_or(|schema| schema.is_ready())
     }
 
     fn check_types(&self, schema: &SchemaRef) -> Result<()> {
@@ -119,17 +138,22 @@ impl RecordEncoder {
         };
         let mut fault = None;
         let mut start = 0;
-        let upsert = self.upsert;
+        let (upsert, lines) = (self.upsert, self.lines);
+        // Avro's encoder writes it itself.
+        let header = match &self.avro {
+            Some(schema) if lines => schema.header()?.to_vec(),
+            _ => Vec::new(),
+        };
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         self.values.encode_each(&values, &mut buffer, &mut |row, out| {
             let goes = upsert && chunk.weight(row) < 0;
-            let value = out[start..].strip_suffix(b"\n").unwrap_or(&out[start..]);
+            let value = &out[start..out.len() - usize::from(lines)];
             start = out.len();
             let record = || -> Result<Record> {
                 Ok(Record {
                     key: keys.as_ref().and_then(|keys| keys[row].clone()),
-                    value: (!goes).then(|| value.to_vec()),
+                    value: (!goes).then(|| [&header, value].concat()),
                     partition: match &partitions {
                         Some(numbers) if numbers.is_valid(row) => Some(partition_number(numbers.value(row))?),
                         _ => None,

@@ -69,6 +69,12 @@ impl MessageBatch {
         message.value.clone().map(|range| &self.bytes[range])
     }
 
+    /// The values that there are.
+    pub fn values(&self) -> impl Iterator<Item = &[u8]> {
+        let lines = self.messages.iter().filter_map(|message| self.value_line(message));
+        lines.map(|line| &line[..line.len() - 1])
+    }
+
     pub fn headers(&self, message: &Message) -> Option<&[u8]> {
         message.headers.clone().map(|range| &self.bytes[range])
     }

@@ -27,7 +27,7 @@ mod source;
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Fields, Schema, SchemaRef};
 
 use crate::engine::connectors::kafka::client::Connection;
 use crate::engine::connectors::kafka::committer::{TransactionCommitter, TransactionalSink};
@@ -37,10 +37,17 @@ use crate::engine::connectors::kafka::options::{FORMATS, SinkOptions, SourceOpti
 use crate::engine::connectors::options::{CommonOptions, OptionReader};
 use crate::engine::connectors::{
     Committer, CommitterContext, Connector, ConnectorDescription, ConnectorTable, DeliveryGuarantee, Direction,
-    NothingToCommit, Result, Sink, SinkChangelogSupport, SinkContext, Source, SourceContext, SourceKey,
+    METADATA_FIELD, NothingToCommit, Result, Sink, SinkChangelogSupport, SinkContext, Source, SourceContext, SourceKey,
 };
 use crate::engine::error::Error;
-use crate::engine::formats::FormatOptions;
+use crate::engine::formats::avro::changes::{ChangePlan, Changes};
+use crate::engine::formats::avro::derive;
+use crate::engine::formats::avro::encode::SinkSchema;
+use crate::engine::formats::avro::plan::RecordPlan;
+use crate::engine::formats::avro::schema::AvroSchema;
+use crate::engine::formats::{Format, FormatOptions};
+use crate::engine::graph::SinkChangelog;
+use crate::engine::schema_registry::SchemaRegistry;
 use crate::options::ResolvedOptions;
 
 pub struct Kafka;
@@ -73,6 +80,14 @@ impl Connector for Kafka {
         }
         let topics = Topics::read(&reader)?;
         let use_of = options.get("type").map(|of| of.text.trim().to_ascii_lowercase());
+        match (format.format, use_of.as_deref()) {
+            (Format::Avro, Some("sink")) => {}
+            (Format::DebeziumAvro, Some("sink")) => {
+                drop(format.encoder(&Arc::new(Schema::empty()), &SinkChangelog::Append)?)
+            }
+            (Format::Avro | Format::DebeziumAvro, _) if declared.is_some() => format.avro.check_source()?,
+            _ => {}
+        }
         if use_of.as_deref() == Some("sink") && topics.only().is_none() {
             return Err(several_topics());
         }
@@ -84,7 +99,18 @@ impl Connector for Kafka {
             format,
             common: reader.common()?,
             is_sink: use_of.as_deref() == Some("sink"),
+            is_source: use_of.as_deref() == Some("source"),
         }))
+    }
+
+    async fn infer_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
+        let description = self.describe();
+        let format = FormatOptions::read(&OptionReader::for_table(&description, options)?)?;
+        match format.format {
+            Format::Avro => format.avro.infer(derive::columns_of).await,
+            Format::DebeziumAvro => format.avro.infer(derive::columns_of_changes).await,
+            _ => Ok(None),
+        }
     }
 
     async fn check_connection(&self, options: &ResolvedOptions) -> Result<()> {
@@ -94,6 +120,9 @@ impl Connector for Kafka {
         let validate = options.get("validate").is_none_or(|value| value.text.trim() != "false");
         if !validate {
             return Ok(());
+        }
+        if let Some(registry) = SchemaRegistry::read(&reader)? {
+            registry.check().await?;
         }
         // One topic that need not be there asks for less than the names of all.
         blocking(move || connection.check(Some("laminar")).map(|_| ())).await
@@ -130,9 +159,64 @@ struct KafkaTable {
     common: CommonOptions,
     /// `type = 'sink'`.
     is_sink: bool,
+    /// `type = 'source'`.
+    is_source: bool,
 }
 
 impl KafkaTable {
+    /// The schema of a sink's records that a registry has to give an id to.
+    fn sink_schema(&self, written: &SchemaRef, context: &SinkContext) -> Option<Arc<SinkSchema>> {
+        if self.format.format != Format::Avro && !self.format.framed_json {
+            return None;
+        }
+        let declared = self.value_columns().unwrap_or_else(|| written.fields().clone());
+        SinkSchema::open(
+            &self.format.avro,
+            &declared,
+            written.fields(),
+            &context.runtime,
+            &context.waker,
+        )
+    }
+
+    /// The declared columns that are in a record's value.
+    fn value_columns(&self) -> Option<Fields> {
+        let is_value = |field: &&Arc<Field>| {
+            !field.metadata().contains_key(METADATA_FIELD) && Some(field.name()) != self.sink.headers.as_ref()
+        };
+        Some(
+            self.schema
+                .as_ref()?
+                .fields()
+                .iter()
+                .filter(is_value)
+                .cloned()
+                .collect(),
+        )
+    }
+
+    /// Whether what is registered fits the columns.
+    async fn check_schema(&self, key: &[String]) -> Result<()> {
+        let Some(columns) = self.value_columns() else {
+            return Ok(());
+        };
+        match self.format.format {
+            Format::Avro if self.is_sink => self.format.avro.check_writable(&columns).await,
+            Format::Json if self.is_sink && self.format.framed_json => self.format.avro.check_writable(&columns).await,
+            Format::Avro => {
+                let fits = |schema: &AvroSchema| RecordPlan::of_rows(schema, &columns).map(drop);
+                self.format.avro.check_readable(fits, self.is_source).await
+            }
+            Format::DebeziumAvro => {
+                let key: Vec<usize> = key.iter().filter_map(|name| Some(columns.find(name)?.0)).collect();
+                let changes = Changes::new(columns.len(), (!key.is_empty()).then_some(&key));
+                let fits = |schema: &AvroSchema| ChangePlan::new(schema, &columns, &changes).map(drop);
+                self.format.avro.check_readable(fits, self.is_source).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn destination(&self) -> Result<Destination> {
         let topic = self.source.topics.only().ok_or_else(several_topics)?;
         Ok(Destination {
@@ -185,7 +269,8 @@ impl ConnectorTable for KafkaTable {
         }
     }
 
-    async fn check_outside(&self, _key: &[String]) -> Result<()> {
+    async fn check_outside(&self, key: &[String]) -> Result<()> {
+        self.check_schema(key).await?;
         let (connection, source) = (self.connection.clone(), Arc::clone(&self.source));
         if self.is_sink || self.sink.create_topic.is_some() {
             let destination = self.destination()?;
@@ -203,7 +288,8 @@ impl ConnectorTable for KafkaTable {
     }
 
     fn open_sink(&self, context: SinkContext) -> Result<Box<dyn Sink>> {
-        let encoder = RecordEncoder::new(&context.schema, &context.changelog, &self.format, &self.sink)?;
+        let avro = |written: &SchemaRef| self.sink_schema(written, &context);
+        let encoder = RecordEncoder::new(&context.schema, &context.changelog, &self.format, &self.sink, avro)?;
         if self.sink.exactly_once {
             return Ok(Box::new(TransactionalSink::new(encoder, &context)));
         }
@@ -218,5 +304,7 @@ impl ConnectorTable for KafkaTable {
     }
 }
 
+#[cfg(test)]
+mod avro_tests;
 #[cfg(test)]
 mod tests;

@@ -9,15 +9,25 @@ use crate::engine::connectors::options::{
 use crate::engine::connectors::{Direction, OptionDescription, OptionKind, OptionScope, Result, impulse};
 use crate::engine::error::Error;
 use crate::engine::formats::{Format, FormatOptions};
+use crate::engine::schema_registry;
 use crate::error::{ErrorReport, SqlState};
 
-pub const FORMATS: &[&str] = &["json", "debezium_json", "csv", "raw_string", "raw_bytes"];
+pub const FORMATS: &[&str] = &[
+    "json",
+    "debezium_json",
+    "csv",
+    "raw_string",
+    "raw_bytes",
+    "avro",
+    "debezium_avro",
+];
 
 const DISCOVERY_DEFAULT: Duration = Duration::from_secs(30);
 const TRANSACTION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 
 pub fn descriptions() -> Vec<OptionDescription> {
     let mut options = connection_options();
+    options.extend(schema_registry::options::descriptions());
     options.extend(topic_options());
     options.extend(source_options().map(|option| OptionDescription {
         direction: Direction::Source,
@@ -529,15 +539,15 @@ impl SinkOptions {
     }
 }
 
-/// Only JSON can say which row a record without a value takes away.
+/// The key of a record without a value, which says which row goes, has names as the record has.
 pub fn check_format(format: &FormatOptions) -> Result<()> {
-    if format.upsert_marker.is_some() && format.format != Format::Json {
+    if format.upsert_marker.is_some() && !matches!(format.format, Format::Json | Format::Avro) {
         return Err(Error::NotSupported {
             what: format!(
                 "envelope = 'upsert' with format \"{}\" in connector \"kafka\"",
                 format.format.name()
             ),
-            hint: Some("Use format = 'json'.".into()),
+            hint: Some("Use format = 'json' or 'avro'.".into()),
         });
     }
     Ok(())

@@ -209,7 +209,7 @@ impl Sink for DirectSink {
         // An error is told by the write that follows.
         let sent = self.shared.send();
         let backlog = self.shared.backlog.lock().unwrap_or_else(PoisonError::into_inner);
-        sent.is_err() || backlog.len() < BACKLOG_MAX
+        self.encoder.is_ready() && (sent.is_err() || backlog.len() < BACKLOG_MAX)
     }
 
     fn write(&mut self, chunk: &Chunk) -> Result<()> {

@@ -52,6 +52,10 @@ pub fn open(table: &KafkaTable, options: Arc<SourceOptions>, context: SourceCont
         orders: Arc::clone(&orders),
         stands_still: false,
         health: Arc::clone(&health),
+        schemas: table
+            .format
+            .registry_of_ids()
+            .map(|registry| (registry, context.runtime)),
     };
     crate::spawn::thread(format!("kafka-source-{}", context.subtask.0), || thread.run())
         .map_err(|error| Error::Internal(format!("could not start a thread: {error}")))?;

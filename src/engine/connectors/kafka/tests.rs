@@ -44,7 +44,7 @@ fn admin(address: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", address).create().unwrap()
 }
 
-fn create(address: &str, topic: &str, partitions: i32) {
+pub fn create(address: &str, topic: &str, partitions: i32) {
     let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     let created = futures::executor::block_on(admin(address).create_topics([&topic], &AdminOptions::new())).unwrap();
     assert!(created.iter().all(std::result::Result::is_ok), "{created:?}");
@@ -65,6 +65,15 @@ fn produce(address: &str, topic: &str, partitions: i64, range: std::ops::Range<i
             .key(&key)
             .payload(&value)
             .partition((id % partitions) as i32);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+    producer.flush(WITHIN).unwrap();
+}
+
+pub fn produce_values(address: &str, topic: &str, values: &[Vec<u8>]) {
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", address).create().unwrap();
+    for value in values {
+        let record = BaseRecord::<(), Vec<u8>>::to(topic).payload(value).partition(0);
         producer.send(record).map_err(|(error, _)| error).unwrap();
     }
     producer.flush(WITHIN).unwrap();

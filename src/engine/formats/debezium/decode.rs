@@ -15,6 +15,7 @@ use arrow::datatypes::SchemaRef;
 use crate::engine::connectors::keyed_schema;
 use crate::engine::error::Error;
 use crate::engine::formats::columns::{BatchBuilder, StructBuilder};
+use crate::engine::formats::debezium::change::{self, Operation};
 use crate::engine::formats::json::decode::{
     JsonDecodeOptions, Line, LineDecoder, field_column, missing, object, value,
 };
@@ -92,11 +93,7 @@ impl Line for ChangeLine {
     }
 
     fn take_weights(&mut self) -> Weights {
-        let weights = std::mem::take(&mut self.weights);
-        match weights.iter().all(|&weight| weight == 1) {
-            true => Weights::AllInsert,
-            false => Weights::Signed(weights.into()),
-        }
+        change::weights(std::mem::take(&mut self.weights))
     }
 }
 
@@ -111,18 +108,15 @@ impl ChangeLine {
     ) -> Parsed<()> {
         let first = batch.rows;
         let mut row = first;
-        match envelope.op {
-            Some(b"\"c\"" | b"\"r\"") => {}
-            Some(op @ (b"\"u\"" | b"\"d\"")) => {
-                let may_lack = op == b"\"u\"" && self.in_key.is_some();
-                row += usize::from(self.before(envelope, may_lack, parser, batch, options)?);
-            }
-            other => return unknown(other),
+        let operation = Operation::read(envelope.op).or_else(|reason| refused(&reason))?;
+        if operation != Operation::Create {
+            let may_lack = operation == Operation::Update && self.in_key.is_some();
+            row += usize::from(self.before(envelope, may_lack, parser, batch, options)?);
         }
         let gone = row - first;
-        if envelope.op != Some(b"\"d\"") {
+        if operation != Operation::Delete {
             let Some(after) = envelope.after else {
-                return refused("the change record has no \"after\"");
+                return refused(change::NO_AFTER);
             };
             parser.at = after;
             object(parser, &mut batch.root, row, 1, options)?;
@@ -147,11 +141,8 @@ impl ChangeLine {
         let Some(before) = envelope.before else {
             return match (may_lack, &self.in_key) {
                 (true, _) => Ok(false),
-                (false, Some(_)) => refused("the change record has no \"before\": which row goes is not known"),
-                (false, None) => refused(
-                    "the change record has no \"before\"; declare a PRIMARY KEY, or have the database log whole rows \
-                     (REPLICA IDENTITY FULL)",
-                ),
+                (false, Some(_)) => refused(change::NO_BEFORE_KEYED),
+                (false, None) => refused(change::NO_BEFORE),
             };
         };
         parser.at = before;
@@ -251,8 +242,7 @@ fn whole(image: &StructBuilder, row: usize) -> Parsed<()> {
     match image.fields.iter().find(|column| column.rows <= row) {
         Some(column) => Err(Box::new(Fault::Value {
             column: column.field.name().clone(),
-            message: "is not in \"before\"; declare a PRIMARY KEY, or have the database log whole rows (REPLICA IDENTITY FULL)"
-                .into(),
+            message: change::NOT_IN_BEFORE.into(),
         })),
         None => Ok(()),
     }
@@ -263,18 +253,6 @@ fn refused<T>(message: &str) -> Parsed<T> {
     Err(Box::new(Fault::Record {
         message: message.to_owned(),
     }))
-}
-
-#[cold]
-fn unknown<T>(op: Option<&[u8]>) -> Parsed<T> {
-    match op {
-        None => refused("the record has no \"op\": it is no change record"),
-        Some(b"\"t\"") => refused("TRUNCATE (\"op\": \"t\") does not say which rows go"),
-        Some(op) => refused(&format!(
-            "unknown \"op\" {} in a change record",
-            String::from_utf8_lossy(op)
-        )),
-    }
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@
 //! - [`parser`] walks one line: values, strings, numbers, what is skipped.
 //! - [`scan`] finds the end of a string 16 bytes at a time.
 //! - [`shape`] predicts field names.
-//! - [`encode`] columns to lines.
+//! - [`encode`] columns to lines; [`schema`] the JSON Schema of columns.
 
 pub mod decode;
 pub mod encode;
 pub(super) mod parser;
 pub(super) mod scan;
+pub mod schema;
 pub(super) mod shape;
 
 #[cfg(test)]

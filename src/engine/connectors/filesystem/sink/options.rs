@@ -117,6 +117,7 @@ impl SinkOptions {
         self.partitioning.layout(declared)?;
         match format.format {
             Format::Parquet => parquet_content::check_schema(declared),
+            Format::Avro => format.avro.sink_schema(declared.fields()).map(drop),
             _ => Ok(()),
         }
     }
@@ -128,6 +129,7 @@ impl SinkOptions {
         }
         let of_format = match format.format {
             Format::Json | Format::DebeziumJson => ".json",
+            Format::Avro | Format::DebeziumAvro => ".avro",
             Format::Csv => ".csv",
             Format::Parquet => ".parquet",
             Format::RawString => ".txt",
