@@ -44,6 +44,7 @@ pub fn infer(options: &FormatOptions, sample: &[u8], place: &str) -> Result<Opti
         Format::Csv => csv_columns(sample, whole, &options.csv),
         Format::RawString => return Ok(Some(one_column(Guess::Text))),
         Format::RawBytes => return Ok(Some(raw_bytes())),
+        Format::Protobuf => return Ok(options.known_schema()),
         Format::DebeziumJson | Format::Parquet => return Ok(None),
     };
     if columns.is_empty() {

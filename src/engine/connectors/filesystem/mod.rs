@@ -21,10 +21,10 @@
 //! - [`parquet_file`] columns of Parquet files.
 //! - [`source`] decodes them on the shard.
 
-mod compression;
-pub(in crate::engine::connectors) mod location;
+pub(crate) mod compression;
+pub(crate) mod location;
 pub(in crate::engine::connectors) mod lookup;
-mod parquet_file;
+pub(crate) mod parquet_file;
 mod reader;
 mod sink;
 mod source;
@@ -54,7 +54,15 @@ use crate::engine::formats::{Format, FormatOptions, infer};
 use crate::error::SqlState;
 use crate::options::ResolvedOptions;
 
-const FORMATS: &[&str] = &["json", "debezium_json", "csv", "parquet", "raw_string", "raw_bytes"];
+const FORMATS: &[&str] = &[
+    "json",
+    "debezium_json",
+    "csv",
+    "parquet",
+    "raw_string",
+    "raw_bytes",
+    "protobuf",
+];
 
 /// Names of options that go to the object store as they are.
 const STORE_PREFIXES: [&str; 4] = ["aws_", "google_", "azure_", "allow_http"];
@@ -173,6 +181,7 @@ impl Connector for Filesystem {
             .get("type")
             .is_some_and(|of| of.text.trim().eq_ignore_ascii_case("sink"));
         let sink = SinkOptions::read(&reader, &files.format)?;
+        files.format.check_columns(declared.as_ref(), is_sink)?;
         if is_sink {
             files.location.target()?;
             sink.check_columns(&files.format, declared.as_ref())?;
@@ -203,8 +212,15 @@ impl Connector for Filesystem {
         Ok(())
     }
 
+    fn known_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
+        Ok(self.read(options)?.0.format.known_schema())
+    }
+
     async fn infer_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
         let (files, _) = self.read(options)?;
+        if let Some(schema) = files.format.known_schema() {
+            return Ok(Some(schema));
+        }
         let listed = files.location.list().await?;
         let Some(first) = listed.first() else {
             return Err(Error::Data {

@@ -15,7 +15,6 @@ use crate::engine::connectors::kafka::partitions::Partition;
 use crate::engine::connectors::{BadRow, BadRowHandler, METADATA_FIELD, Result, keyed_schema};
 use crate::engine::error::Error;
 use crate::engine::formats::csv::CsvDecoder;
-use crate::engine::formats::raw::RawDecoder;
 use crate::engine::formats::{Decoder, Format, FormatOptions, Input};
 use crate::engine::message::Weights;
 use crate::types;
@@ -157,8 +156,7 @@ impl MessageDecoder {
                 let names = value_names(all.unwrap_or(schema));
                 Box::new(CsvDecoder::new(&decoded_schema, format.csv.clone(), Some(&names))?)
             }
-            Format::RawString | Format::RawBytes => Box::new(RawDecoder::of_messages(&decoded_schema)?),
-            _ => format.decoder(&decoded_schema, decoded_key)?,
+            _ => format.message_decoder(&decoded_schema, decoded_key)?,
         };
         let is_text_key = |(field, column): (&Arc<Field>, &Option<MetadataColumn>)| {
             *column == Some(MetadataColumn::Key) && field.data_type() != &DataType::Binary
@@ -267,7 +265,9 @@ impl MessageDecoder {
         };
         let value = &line[..line.len() - 1];
         match self.format {
-            Format::RawString | Format::RawBytes => decode_one(self.records.as_mut(), value, reports),
+            Format::RawString | Format::RawBytes | Format::Protobuf => {
+                decode_one(self.records.as_mut(), value, reports)
+            }
             Format::Json | Format::DebeziumJson if memchr::memchr(b'\n', value).is_some() => {
                 // Between the parts of a value a line feed means nothing, and inside of a string there is none.
                 self.line.clear();

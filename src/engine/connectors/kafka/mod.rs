@@ -14,12 +14,12 @@
 mod client;
 mod committer;
 mod consumer;
-mod decode;
+pub(crate) mod decode;
 mod destination;
 mod encode;
-mod messages;
+pub(crate) mod messages;
 mod options;
-mod partitions;
+pub(crate) mod partitions;
 mod producer;
 mod records;
 mod source;
@@ -75,6 +75,9 @@ impl Connector for Kafka {
         if use_of.as_deref() == Some("sink") && topics.only().is_none() {
             return Err(several_topics());
         }
+        let is_sink = use_of.as_deref() == Some("sink");
+        let of_value = without(declared.as_ref(), reader.text("sink.headers_field"));
+        format.check_columns(of_value.as_ref(), is_sink)?;
         Ok(Arc::new(KafkaTable {
             connection: Connection::read(&reader)?,
             source: Arc::new(SourceOptions::read(&reader, topics)?),
@@ -82,8 +85,14 @@ impl Connector for Kafka {
             schema: declared.map(|declared| with_metadata(&declared)),
             format,
             common: reader.common()?,
-            is_sink: use_of.as_deref() == Some("sink"),
+            is_sink,
         }))
+    }
+
+    fn known_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
+        let description = self.describe();
+        let reader = OptionReader::for_table(&description, options)?;
+        Ok(FormatOptions::read(&reader)?.known_schema())
     }
 
     async fn check_connection(&self, options: &ResolvedOptions) -> Result<()> {
@@ -106,6 +115,13 @@ async fn blocking(ask: impl FnOnce() -> Result<()> + Send + 'static) -> Result<(
 
 fn several_topics() -> Error {
     invalid("a sink writes to one topic", "Give topic = '..' one name.")
+}
+
+/// The columns that values have: headers are no part of them.
+fn without(declared: Option<&SchemaRef>, headers: Option<&str>) -> Option<SchemaRef> {
+    let fields = declared?.fields().iter();
+    let of_value = fields.filter(|field| Some(field.name().as_str()) != headers).cloned();
+    Some(Arc::new(Schema::new(of_value.collect::<Vec<_>>())))
 }
 
 /// Declared columns, and those of the message that are there without being declared.

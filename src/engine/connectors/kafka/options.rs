@@ -11,7 +11,7 @@ use crate::engine::error::Error;
 use crate::engine::formats::{Format, FormatOptions};
 use crate::error::{ErrorReport, SqlState};
 
-pub const FORMATS: &[&str] = &["json", "debezium_json", "csv", "raw_string", "raw_bytes"];
+pub const FORMATS: &[&str] = &["json", "debezium_json", "csv", "raw_string", "raw_bytes", "protobuf"];
 
 const DISCOVERY_DEFAULT: Duration = Duration::from_secs(30);
 const TRANSACTION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
