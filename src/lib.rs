@@ -18,6 +18,8 @@ pub mod engine;
 pub mod error;
 pub mod failpoint;
 pub mod frontend;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod ids;
 pub mod logging;
 pub mod metrics;

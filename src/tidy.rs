@@ -89,6 +89,7 @@ fn test_only(path: &str) -> bool {
         || path.ends_with("testing.rs")
         || path.contains("/tests/")
         || path.starts_with("testing")
+        || path.starts_with("fuzzing")
         || path == "tidy.rs"
 }
 

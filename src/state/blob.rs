@@ -89,14 +89,14 @@ fn parquet_has(data_type: &DataType) -> bool {
 }
 
 /// The batches of a blob, in order.
-pub(super) struct Decoder<'a> {
+pub(crate) struct Decoder<'a> {
     path: &'a str,
     batches: Box<dyn Iterator<Item = Result<RecordBatch, arrow::error::ArrowError>>>,
 }
 
 impl<'a> Decoder<'a> {
     /// Reads the rows of `wanted` groups, and maybe some others.
-    pub(super) fn open(
+    pub(crate) fn open(
         path: &'a str,
         encoding: Encoding,
         blob: Bytes,

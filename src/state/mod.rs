@@ -7,7 +7,7 @@
 //! Guarantee: a restored table holds exactly the rows written at and before the committed epoch, at any parallelism.
 //! Not guaranteed: any order of rows, or that an uncommitted epoch leaves no files behind (the sweeper removes them).
 
-mod blob;
+pub(crate) mod blob;
 pub mod canonical;
 pub mod commit;
 mod encode;

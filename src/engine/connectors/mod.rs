@@ -63,7 +63,12 @@ pub trait Connector: Send + Sync {
 
     /// The columns of a source declared without any: from a sample, a file's footer, the connector's fixed schema.
     /// May do I/O. `None`: this connector cannot tell.
-    async fn infer_schema(&self, _options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
+    async fn infer_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
+        self.known_schema(options)
+    }
+
+    /// The columns of a source or sink declared without any, where the options alone say them: a schema of the format's.
+    fn known_schema(&self, _options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
         Ok(None)
     }
 }

@@ -55,6 +55,7 @@ pub fn infer(options: &FormatOptions, sample: &[u8], place: &str) -> Result<Opti
                 detail: None,
             });
         }
+        Format::Protobuf => return Ok(options.known_schema()),
         Format::DebeziumJson | Format::DebeziumAvro | Format::Parquet => return Ok(None),
     };
     if columns.is_empty() {

@@ -12,6 +12,7 @@ pub mod csv;
 pub mod debezium;
 pub mod infer;
 pub mod json;
+pub mod protobuf;
 pub mod raw;
 pub mod text_values;
 pub mod upsert;
@@ -25,9 +26,12 @@ use crate::engine::connectors::options::{OptionReader, choice_option, flag_optio
 use crate::engine::connectors::{BadRowHandler, OptionDescription, SinkChangelogSupport, SourceKey};
 use crate::engine::error::Error;
 use crate::engine::formats::avro::AvroOptions;
+use crate::engine::formats::avro::decode::AvroDecoder;
 use crate::engine::formats::csv::CsvOptions;
 use crate::engine::formats::json::decode::{JsonDecodeOptions, JsonDecoder};
 use crate::engine::formats::json::encode::{DecimalEncoding, JsonEncodeOptions, JsonEncoder};
+use crate::engine::formats::protobuf::ProtobufOptions;
+use crate::engine::formats::protobuf::decode::Framing;
 use crate::engine::formats::raw::{RawDecoder, RawEncoder};
 use crate::engine::formats::upsert::{UpsertDecoder, UpsertEncoder};
 use crate::engine::graph::SinkChangelog;
@@ -90,6 +94,7 @@ pub enum Format {
     Csv,
     RawString,
     RawBytes,
+    Protobuf,
     Parquet,
     Avro,
     DebeziumAvro,
@@ -102,6 +107,7 @@ pub const FORMATS: &[(&str, Format)] = &[
     ("csv", Format::Csv),
     ("raw_string", Format::RawString),
     ("raw_bytes", Format::RawBytes),
+    ("protobuf", Format::Protobuf),
     ("parquet", Format::Parquet),
     ("avro", Format::Avro),
     ("debezium_avro", Format::DebeziumAvro),
@@ -164,6 +170,8 @@ pub struct FormatOptions {
     pub avro: AvroOptions,
     /// The id of a schema stands in front of records of JSON.
     pub framed_json: bool,
+    /// Of format `protobuf`.
+    pub protobuf: Option<ProtobufOptions>,
     /// Records replace each other by the table's key; this field marks those that go.
     pub upsert_marker: Option<String>,
 }
@@ -202,6 +210,10 @@ impl FormatOptions {
                 _ => AvroOptions::default(),
             },
             framed_json,
+            protobuf: match format {
+                Format::Protobuf => Some(ProtobufOptions::read(options)?),
+                _ => None,
+            },
             upsert_marker: upsert_marker(options, format)?,
         })
     }
@@ -210,6 +222,25 @@ impl FormatOptions {
     pub fn registry_of_ids(&self) -> Option<Arc<SchemaRegistry>> {
         let needs = matches!(self.format, Format::Avro | Format::DebeziumAvro);
         self.avro.registry.as_ref().filter(|_| needs).map(Arc::clone)
+    }
+
+    /// The columns of a table declared without any, where the format's options say them.
+    pub fn known_schema(&self) -> Option<SchemaRef> {
+        self.protobuf.as_ref().map(ProtobufOptions::schema)
+    }
+
+    /// Whether the format's options know these columns; asked where the table says what its columns are.
+    pub fn check_columns(&self, declared: Option<&SchemaRef>, is_sink: bool) -> Result<(), Error> {
+        match (&self.protobuf, declared) {
+            (Some(protobuf), Some(declared)) => protobuf.check(declared, is_sink),
+            _ => Ok(()),
+        }
+    }
+
+    fn protobuf(&self) -> Result<&ProtobufOptions, Error> {
+        self.protobuf
+            .as_ref()
+            .ok_or_else(|| Error::Internal("format \"protobuf\" without a schema".into()))
     }
 
     /// Whether records add rows only.
@@ -263,13 +294,30 @@ impl FormatOptions {
             Format::RawString | Format::RawBytes => Box::new(RawDecoder::new(schema)?),
             Format::DebeziumJson => Box::new(debezium::decoder(schema, key, self.json_decode)?),
             Format::Avro => Box::new(avro::container::ContainerDecoder::new(&records)?),
+            Format::Protobuf => Box::new(self.protobuf()?.decoder(schema, Framing::Delimited)?),
             Format::Parquet | Format::DebeziumAvro => return Err(self.unsupported("read as a stream of bytes")),
         };
         Ok(self.rows(decoder, schema, key))
     }
 
+    /// A decoder of inputs that are one record each.
+    pub fn message_decoder(&self, schema: &SchemaRef, key: Option<&[usize]>) -> Result<Box<dyn Decoder>, Error> {
+        Ok(match self.format {
+            Format::RawString | Format::RawBytes => Box::new(RawDecoder::of_messages(schema)?),
+            Format::Protobuf => Box::new(self.protobuf()?.decoder(schema, Framing::Message)?),
+            Format::Avro => {
+                let records = self.record_schema(schema, key)?;
+                self.rows(Box::new(AvroDecoder::of_rows(&records, &self.avro)?), schema, key)
+            }
+            Format::DebeziumAvro => Box::new(AvroDecoder::of_changes(schema, key, &self.avro)?),
+            _ => self.decoder(schema, key)?,
+        })
+    }
+
+    /// An encoder of streams of records.
     pub fn encoder(&self, schema: &SchemaRef, changelog: &SinkChangelog) -> Result<Box<dyn Encoder>, Error> {
         match (&self.upsert_marker, changelog) {
+            _ if self.format == Format::Protobuf => Ok(Box::new(self.protobuf()?.encoder(schema, Framing::Delimited)?)),
             (Some(marker), SinkChangelog::Upsert { .. }) => {
                 let records = upsert::record_schema(schema, marker)?;
                 let encoder = self.record_encoder(&records, changelog)?;
@@ -279,7 +327,7 @@ impl FormatOptions {
         }
     }
 
-    /// An encoder of rows without a mark on those that go.
+    /// An encoder of rows without a mark on those that go, each a record by itself but for a line feed at its end.
     pub fn record_encoder(&self, schema: &SchemaRef, changelog: &SinkChangelog) -> Result<Box<dyn Encoder>, Error> {
         let key = match changelog {
             SinkChangelog::Debezium { key } => key.as_deref(),
@@ -297,6 +345,7 @@ impl FormatOptions {
                     hint: Some("Write debezium_json, or avro with envelope = 'upsert'.".into()),
                 });
             }
+            Format::Protobuf => Box::new(self.protobuf()?.encoder(schema, Framing::Message)?),
             Format::Parquet => return Err(self.unsupported("written as a stream of bytes")),
         })
     }
@@ -377,6 +426,7 @@ pub fn option_descriptions() -> Vec<OptionDescription> {
     ]);
     options.extend(csv_options());
     options.extend(avro::descriptions());
+    options.extend(protobuf::option_descriptions());
     for option in &mut options {
         option.scope = crate::engine::connectors::OptionScope::Table;
     }

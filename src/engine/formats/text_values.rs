@@ -292,6 +292,9 @@ pub fn civil_from_days(days: i32) -> (i32, u32, u32) {
 
 pub const MICROS_A_DAY: i64 = 86_400_000_000;
 
+/// The years 0 to 9999, in microseconds since 1970-01-01.
+const YEARS_WRITTEN: std::ops::Range<i64> = -719_528 * MICROS_A_DAY..2_932_897 * MICROS_A_DAY;
+
 /// A timestamp as microseconds since 1970-01-01 UTC.
 #[inline]
 pub fn timestamp(text: &[u8], dates: &mut DateCache) -> ValueResult<i64> {
@@ -303,7 +306,13 @@ pub fn timestamp(text: &[u8], dates: &mut DateCache) -> ValueResult<i64> {
         [] => Ok(midnight),
         [b'T' | b't' | b' ', clock @ ..] => {
             let (micros, zone) = time_of_day(clock)?;
-            Ok(midnight + micros - zone_offset(zone)?)
+            let offset = zone_offset(zone)?;
+            let utc = midnight + micros - offset;
+            // A zone can move it out of the years that can be written.
+            match offset == 0 || YEARS_WRITTEN.contains(&utc) {
+                true => Ok(utc),
+                false => Err(ValueFault::OutOfRange),
+            }
         }
         _ => Err(ValueFault::Syntax),
     }
@@ -484,7 +493,14 @@ mod tests {
         ] {
             assert_eq!(stamp(text), Err(ValueFault::Syntax), "{text}");
         }
-        for text in ["2023-13-09", "2023-02-29", "2023-10-09T25:00:00", "2023-10-09T23:60:00"] {
+        for text in [
+            "2023-13-09",
+            "2023-02-29",
+            "2023-10-09T25:00:00",
+            "2023-10-09T23:60:00",
+            "0000-01-01T00:00:00+01:00",
+            "9999-12-31T23:59:59.999999-00:01",
+        ] {
             assert_eq!(stamp(text), Err(ValueFault::OutOfRange), "{text}");
         }
     }

@@ -19,7 +19,7 @@ pub mod error;
 mod extended;
 pub mod limits;
 pub mod listener;
-mod message;
+pub(crate) mod message;
 pub mod parameter;
 mod reply;
 mod rows;

@@ -226,10 +226,14 @@ impl Connector {
 
     /// Fills the columns of a source that was declared without any.
     async fn infer_columns(&self, session: &mut Session, table: &mut Table) -> Result<()> {
-        if !self.may_be_source() || !self.validate {
+        if !self.validate {
             return Ok(());
         }
-        let inferred = match self.connector.infer_schema(&self.options).await {
+        let inferred = match self.may_be_source() {
+            true => self.connector.infer_schema(&self.options).await,
+            false => self.connector.known_schema(&self.options),
+        };
+        let inferred = match inferred {
             Ok(inferred) => inferred,
             // A file to be written does not exist yet; a table declared as a source has to.
             Err(error) if self.is_lookup() || self.given_type().as_deref() == Some("source") => {
@@ -248,6 +252,8 @@ impl Connector {
             return Ok(());
         };
         table.columns = inferred_columns(&schema)?;
+        // A schema that was given is as good as columns: the query that feeds the table does not say others.
+        table.columns_inferred = self.connector.known_schema(&self.options)?.is_none();
         let shown: Vec<String> = table
             .columns
             .iter()

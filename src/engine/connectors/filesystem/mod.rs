@@ -21,10 +21,10 @@
 //! - [`parquet_file`] columns of Parquet files.
 //! - [`source`] decodes them on the shard.
 
-mod compression;
-pub(in crate::engine::connectors) mod location;
+pub(crate) mod compression;
+pub(crate) mod location;
 pub(in crate::engine::connectors) mod lookup;
-mod parquet_file;
+pub(crate) mod parquet_file;
 mod reader;
 mod sink;
 mod source;
@@ -62,6 +62,7 @@ const FORMATS: &[&str] = &[
     "raw_string",
     "raw_bytes",
     "avro",
+    "protobuf",
 ];
 
 /// Names of options that go to the object store as they are.
@@ -181,6 +182,7 @@ impl Connector for Filesystem {
             .get("type")
             .is_some_and(|of| of.text.trim().eq_ignore_ascii_case("sink"));
         let sink = SinkOptions::read(&reader, &files.format)?;
+        files.format.check_columns(declared.as_ref(), is_sink)?;
         if is_sink {
             files.location.target()?;
             sink.check_columns(&files.format, declared.as_ref())?;
@@ -211,8 +213,15 @@ impl Connector for Filesystem {
         Ok(())
     }
 
+    fn known_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
+        Ok(self.read(options)?.0.format.known_schema())
+    }
+
     async fn infer_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
         let (files, _) = self.read(options)?;
+        if let Some(schema) = files.format.known_schema() {
+            return Ok(Some(schema));
+        }
         let listed = files.location.list().await?;
         let Some(first) = listed.first() else {
             return Err(Error::Data {

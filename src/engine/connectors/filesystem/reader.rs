@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ProjectionMask;
 use tokio::sync::mpsc;
@@ -118,7 +119,9 @@ impl Reader {
             }
             to_read.sort_by(|left, right| left.1.name.cmp(&right.1.name));
             for (index, file, position) in to_read.drain(..) {
-                if self.read_file(index, &file, position).await?.is_err() {
+                // Decoders of others panic on some damaged files; that the queue ends would mean that all was read.
+                let read = AssertUnwindSafe(self.read_file(index, &file, position)).catch_unwind();
+                if read.await.unwrap_or_else(|_| Err(broke_off(&file)))?.is_err() {
                     return Ok(());
                 }
             }
@@ -293,6 +296,15 @@ pub fn positions(restored: &[SplitOffset]) -> Result<Vec<(String, Position)>> {
         *known = (*known).max(position);
     }
     Ok(positions.into_iter().filter(|(_, position)| !position.gone).collect())
+}
+
+fn broke_off(file: &InputFile) -> Error {
+    Error::External {
+        code: SqlState::DATA_CORRUPTED,
+        message: format!("could not read file \"{}\": its decoder broke off", file.name),
+        hint: Some("The file is damaged; the log names the place in the decoder.".into()),
+        retry: Retry::Never,
+    }
 }
 
 fn removed(name: &str) -> Error {

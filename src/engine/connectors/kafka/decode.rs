@@ -14,10 +14,8 @@ use crate::engine::connectors::kafka::messages::{Message, MessageBatch, Wanted};
 use crate::engine::connectors::kafka::partitions::Partition;
 use crate::engine::connectors::{BadRow, BadRowHandler, METADATA_FIELD, Result, keyed_schema};
 use crate::engine::error::Error;
-use crate::engine::formats::avro::decode::AvroDecoder;
 use crate::engine::formats::csv::CsvDecoder;
 use crate::engine::formats::json::decode::JsonDecoder;
-use crate::engine::formats::raw::RawDecoder;
 use crate::engine::formats::{Decoder, Format, FormatOptions, Input};
 use crate::engine::message::Weights;
 use crate::engine::schema_registry::frame;
@@ -161,14 +159,7 @@ impl MessageDecoder {
                 let names = value_names(all.unwrap_or(schema));
                 Box::new(CsvDecoder::new(&decoded_schema, format.csv.clone(), Some(&names))?)
             }
-            Format::RawString | Format::RawBytes => Box::new(RawDecoder::of_messages(&decoded_schema)?),
-            Format::Avro => {
-                let records = format.record_schema(&decoded_schema, decoded_key)?;
-                let records = AvroDecoder::of_rows(&records, &format.avro)?;
-                format.rows(Box::new(records), &decoded_schema, decoded_key)
-            }
-            Format::DebeziumAvro => Box::new(AvroDecoder::of_changes(&decoded_schema, decoded_key, &format.avro)?),
-            _ => format.decoder(&decoded_schema, decoded_key)?,
+            _ => format.message_decoder(&decoded_schema, decoded_key)?,
         };
         let is_text_key = |(field, column): (&Arc<Field>, &Option<MetadataColumn>)| {
             *column == Some(MetadataColumn::Key) && field.data_type() != &DataType::Binary
@@ -284,7 +275,7 @@ impl MessageDecoder {
         };
         let value = &line[..line.len() - 1];
         match self.format {
-            Format::RawString | Format::RawBytes | Format::Avro | Format::DebeziumAvro => {
+            Format::RawString | Format::RawBytes | Format::Protobuf | Format::Avro | Format::DebeziumAvro => {
                 decode_one(self.records.as_mut(), value, reports)
             }
             Format::Json | Format::DebeziumJson if memchr::memchr(b'\n', value).is_some() => {

@@ -118,7 +118,7 @@ pub fn headers_object<'a>(headers: impl Iterator<Item = (&'a str, Option<&'a [u8
     serde_json::Value::Object(fields.collect()).to_string()
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub fn batch_of(messages: &[(i64, Option<&[u8]>, Option<&[u8]>)]) -> MessageBatch {
     let mut batch = MessageBatch::default();
     for (offset, key, value) in messages {

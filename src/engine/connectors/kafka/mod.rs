@@ -14,13 +14,13 @@
 mod client;
 mod committer;
 mod consumer;
-mod decode;
+pub(crate) mod decode;
 mod destination;
 mod encode;
 mod health;
-mod messages;
+pub(crate) mod messages;
 mod options;
-mod partitions;
+pub(crate) mod partitions;
 mod producer;
 mod records;
 mod source;
@@ -91,6 +91,9 @@ impl Connector for Kafka {
         if use_of.as_deref() == Some("sink") && topics.only().is_none() {
             return Err(several_topics());
         }
+        let is_sink = use_of.as_deref() == Some("sink");
+        let of_value = without(declared.as_ref(), reader.text("sink.headers_field"));
+        format.check_columns(of_value.as_ref(), is_sink)?;
         Ok(Arc::new(KafkaTable {
             connection: Connection::read(&reader)?,
             source: Arc::new(SourceOptions::read(&reader, topics)?),
@@ -98,9 +101,15 @@ impl Connector for Kafka {
             schema: declared.map(|declared| with_metadata(&declared)),
             format,
             common: reader.common()?,
-            is_sink: use_of.as_deref() == Some("sink"),
+            is_sink,
             is_source: use_of.as_deref() == Some("source"),
         }))
+    }
+
+    fn known_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
+        let description = self.describe();
+        let reader = OptionReader::for_table(&description, options)?;
+        Ok(FormatOptions::read(&reader)?.known_schema())
     }
 
     async fn infer_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
@@ -109,7 +118,7 @@ impl Connector for Kafka {
         match format.format {
             Format::Avro => format.avro.infer(derive::columns_of).await,
             Format::DebeziumAvro => format.avro.infer(derive::columns_of_changes).await,
-            _ => Ok(None),
+            _ => Ok(format.known_schema()),
         }
     }
 
@@ -136,6 +145,13 @@ async fn blocking(ask: impl FnOnce() -> Result<()> + Send + 'static) -> Result<(
 
 fn several_topics() -> Error {
     invalid("a sink writes to one topic", "Give topic = '..' one name.")
+}
+
+/// The columns that values have: headers are no part of them.
+fn without(declared: Option<&SchemaRef>, headers: Option<&str>) -> Option<SchemaRef> {
+    let fields = declared?.fields().iter();
+    let of_value = fields.filter(|field| Some(field.name().as_str()) != headers).cloned();
+    Some(Arc::new(Schema::new(of_value.collect::<Vec<_>>())))
 }
 
 /// Declared columns, and those of the message that are there without being declared.

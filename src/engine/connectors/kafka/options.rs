@@ -18,6 +18,7 @@ pub const FORMATS: &[&str] = &[
     "csv",
     "raw_string",
     "raw_bytes",
+    "protobuf",
     "avro",
     "debezium_avro",
 ];

@@ -20,7 +20,7 @@ mod committer;
 mod copy_text;
 mod lookup;
 mod options;
-mod pgoutput;
+pub(crate) mod pgoutput;
 mod poll;
 mod row_json;
 mod sink;

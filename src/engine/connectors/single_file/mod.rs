@@ -26,7 +26,7 @@ use crate::engine::connectors::{
 use crate::engine::formats::{FormatOptions, infer};
 use crate::options::ResolvedOptions;
 
-const FORMATS: &[&str] = &["json", "debezium_json", "csv", "raw_string", "raw_bytes"];
+const FORMATS: &[&str] = &["json", "debezium_json", "csv", "raw_string", "raw_bytes", "protobuf"];
 
 pub struct SingleFile;
 
@@ -73,18 +73,27 @@ impl Connector for SingleFile {
     fn resolve(&self, options: &ResolvedOptions, declared: Option<SchemaRef>) -> Result<Arc<dyn ConnectorTable>> {
         let description = self.describe();
         let reader = OptionReader::for_table(&description, options)?;
+        let declared_sink = options
+            .get("type")
+            .is_some_and(|of| of.text.trim().eq_ignore_ascii_case("sink"));
+        let format = FormatOptions::read(&reader)?;
+        format.check_columns(declared.as_ref(), declared_sink)?;
         Ok(Arc::new(SingleFileTable {
             path: files::local_path("path", reader.required("path")?)?,
-            declared_sink: options
-                .get("type")
-                .is_some_and(|of| of.text.trim().eq_ignore_ascii_case("sink")),
+            declared_sink,
             rate: reader.positive_number("rate")?,
             schema: declared,
-            format: FormatOptions::read(&reader)?,
+            format,
             common: reader.common()?,
             lookup: LookupOptions::held(&reader)?,
             lookups: FileLookups::default(),
         }))
+    }
+
+    fn known_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
+        let description = self.describe();
+        let reader = OptionReader::for_table(&description, options)?;
+        Ok(FormatOptions::read(&reader)?.known_schema())
     }
 
     async fn infer_schema(&self, options: &ResolvedOptions) -> Result<Option<SchemaRef>> {
@@ -92,6 +101,9 @@ impl Connector for SingleFile {
         let reader = OptionReader::for_table(&description, options)?;
         let path = files::local_path("path", reader.required("path")?)?;
         let format = FormatOptions::read(&reader)?;
+        if let Some(schema) = format.known_schema() {
+            return Ok(Some(schema));
+        }
         let sample = source::sample(&path, infer::SAMPLE_BYTES)?;
         infer::infer(&format, &sample, &path.display().to_string())
     }

@@ -112,7 +112,12 @@ impl<L: Line> LineDecoder<L> {
             if let Err(fault) = outcome {
                 self.batch.roll_back();
                 let end = line_end(bytes, start);
-                let reason = reason(&fault, start);
+                let reason = match is_beginning(&bytes[start..end]) {
+                    true => {
+                        "the record does not end on its line: a line is a record, or an array of records".to_owned()
+                    }
+                    false => reason(&fault, start),
+                };
                 bad_rows.bad_row(BadRow {
                     place: input.place,
                     offset: input.offset + start as u64,
@@ -183,6 +188,12 @@ fn utf8_end(bytes: &[u8], start: usize) -> usize {
 /// The line feed at or after `start`, or the end.
 fn line_end(bytes: &[u8], start: usize) -> usize {
     memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |length| start + length)
+}
+
+/// Whether the line is the first of a record, or an array, that was laid out over several.
+#[cold]
+fn is_beginning(line: &[u8]) -> bool {
+    matches!(line.trim_ascii(), b"{" | b"[" | b"[{")
 }
 
 #[cold]

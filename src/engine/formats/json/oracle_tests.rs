@@ -405,3 +405,22 @@ fn deep_nesting_is_refused_not_followed() {
     assert_eq!(rows.len(), 1);
     assert!(bad.reasons()[0].contains("nested too deeply"));
 }
+
+#[test]
+fn records_over_several_lines_are_told_so() {
+    let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
+    let mut decoder = JsonDecoder::new(&schema, JsonDecodeOptions::default()).unwrap();
+    let bad = KeptBadRows::default();
+    let input = Input {
+        bytes: b"[\n  {\"a\":1},\n{\"a\":2}\n]\n",
+        offset: 0,
+        place: "f",
+        at_end: true,
+    };
+    decoder.decode(input, 10, &bad).unwrap();
+    assert_eq!(decoder.rows(), 1);
+    assert_eq!(
+        bad.reasons()[0],
+        "the record does not end on its line: a line is a record, or an array of records"
+    );
+}

@@ -134,6 +134,7 @@ impl SinkOptions {
             Format::Parquet => ".parquet",
             Format::RawString => ".txt",
             Format::RawBytes => ".bin",
+            Format::Protobuf => ".pb",
         };
         format!("{of_format}{}", self.compression.suffix())
     }
