@@ -126,11 +126,12 @@ impl Connector for Kafka {
         let description = self.describe();
         let reader = OptionReader::for_connection(&description, options)?;
         let connection = Connection::read(&reader)?;
+        let registry = SchemaRegistry::read(&reader)?;
         let validate = options.get("validate").is_none_or(|value| value.text.trim() != "false");
         if !validate {
             return Ok(());
         }
-        if let Some(registry) = SchemaRegistry::read(&reader)? {
+        if let Some(registry) = registry {
             registry.check().await?;
         }
         // One topic that need not be there asks for less than the names of all.
