@@ -34,7 +34,6 @@ mod postgres_server;
 #[path = "../src/testing/s3_server.rs"]
 mod s3_server;
 mod scenarios;
-#[allow(dead_code)]
 #[path = "../src/testing/schema_registry.rs"]
 mod schema_registry;
 mod server_process;

@@ -22,7 +22,7 @@ pub fn sql(data: &[u8]) {
             if let Some(position) = report.position {
                 let characters = text.chars().count();
                 assert!(
-                    (1..=characters + 1).contains(&(position as usize)),
+                    (1..=characters + 1).contains(&position),
                     "position {position} of {characters}"
                 );
             }

@@ -10,8 +10,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Schema};
-use arrow::ipc::reader::StreamReader;
+use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
@@ -104,10 +105,7 @@ impl<'a> Decoder<'a> {
     ) -> Result<Decoder<'a>, Error> {
         let opened = guarded(path, || match encoding {
             Encoding::Parquet => open_parquet(blob, wanted),
-            Encoding::Arrow => {
-                let reader = StreamReader::try_new(std::io::Cursor::new(blob), None).map_err(|e| e.to_string())?;
-                Ok(Box::new(reader) as Box<dyn Iterator<Item = _>>)
-            }
+            Encoding::Arrow => Ok(open_arrow(blob)),
         })?;
         let batches = opened.map_err(|reason| damaged(path, reason))?;
         Ok(Decoder { path, batches })
@@ -128,6 +126,21 @@ impl Iterator for Decoder<'_> {
 }
 
 type Batches = Box<dyn Iterator<Item = Result<RecordBatch, arrow::error::ArrowError>>>;
+
+/// Takes no more memory than the blob has, whatever lengths it says.
+fn open_arrow(blob: Bytes) -> Batches {
+    let mut decoder = StreamDecoder::new();
+    let mut rest = Buffer::from(blob);
+    let mut has_ended = false;
+    Box::new(std::iter::from_fn(move || {
+        if has_ended {
+            return None;
+        }
+        let next = decoder.decode(&mut rest).transpose();
+        has_ended = !matches!(next, Some(Ok(_)));
+        next.or_else(|| decoder.finish().err().map(Err))
+    }))
+}
 
 fn open_parquet(blob: Bytes, wanted: Option<KeyGroupRange>) -> Result<Batches, String> {
     let metadata = ArrowReaderMetadata::load(&blob, ArrowReaderOptions::new()).map_err(|error| error.to_string())?;

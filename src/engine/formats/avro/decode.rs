@@ -4,6 +4,7 @@
 //! that does not fit the columns makes its own records bad and no others.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -101,24 +102,23 @@ impl AvroDecoder {
                     Ok(parts) => parts,
                     Err(reason) => return Ok(fault(reason)),
                 };
-                if !resolved.contains_key(&id) {
-                    match registry.known(id) {
+                let resolved = match resolved.entry(id) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(unknown) => match registry.known(id) {
                         Some(SchemaOfId::Schema(schema)) => {
                             let found = parsed(&schema).map(Arc::new);
                             let found = found.and_then(|found| resolve(found, &self.columns, self.changes.as_ref()));
-                            resolved.insert(
-                                id,
+                            unknown.insert(
                                 found.map_err(|reason| format!("schema {id} does not fit the columns: {reason}")),
-                            );
+                            )
                         }
                         Some(SchemaOfId::Missing(words)) => return Ok(fault(words.to_string())),
                         None => return Err(Error::Internal(format!("schema {id} was not asked for"))),
-                    }
-                }
-                match resolved.get(&id) {
-                    Some(Ok(resolved)) => (resolved, bytes),
-                    Some(Err(reason)) => return Ok(fault(reason.clone())),
-                    None => return Err(Error::Internal(format!("schema {id} is gone"))),
+                    },
+                };
+                match resolved {
+                    Ok(resolved) => (&*resolved, bytes),
+                    Err(reason) => return Ok(fault(reason.clone())),
                 }
             }
         };

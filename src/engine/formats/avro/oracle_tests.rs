@@ -339,7 +339,7 @@ fn values_are_read_as_the_columns_are() {
     // Id 7, no map, 1 s, 1.235 (two bytes 0x04d3), "12.5".
     let good = [&[14, 0, 0xd0, 0x0f, 2, 4, 0x04, 0xd3, 8], &b"12.5"[..]].concat();
     let no_number = [&[14, 0, 0, 0, 6], &b"abc"[..]].concat();
-    // 40000 is no SMALLINT; 1234567.000 no NUMERIC(5, 2).
+    // 40000 is no SMALLINT; 0x499602d8 thousandths no NUMERIC(5, 2).
     let too_large = [&[0x80, 0xf1, 0x04, 0, 0, 0, 2], &b"1"[..]].concat();
     let too_long = [&[14, 0, 0, 2, 8, 0x49, 0x96, 0x02, 0xd8, 2], &b"1"[..]].concat();
     let (rows, bad) = decoded(
@@ -356,9 +356,9 @@ fn values_are_read_as_the_columns_are() {
         [
             "column \"price\": invalid input syntax for type numeric: \"abc\"",
             "column \"id\": value \"40000\" is out of range for type smallint",
-            "column \"amount\": value \"1234567.000\" is out of range for type numeric",
+            "column \"amount\": value \"1234567.896\" is out of range for type numeric",
             "column \"amount\": a union has no branch 2",
-            "the record ends too early",
+            "column \"id\": the record ends too early",
         ]
     );
 }
