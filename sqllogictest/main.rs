@@ -22,6 +22,7 @@
 mod binary_text;
 mod client;
 mod delivery_kills;
+mod faults;
 mod file_kills;
 mod files;
 #[path = "../src/testing/kafka.rs"]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::server_process::{ServerProcess, describe};
-use crate::{Summary, delivery_kills, file_kills, kafka_kills, kill_loop, postgres_deliveries};
+use crate::{Summary, delivery_kills, faults, file_kills, kafka_kills, kill_loop, postgres_deliveries};
 
 type Outcome = Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
@@ -70,6 +70,12 @@ const SCENARIOS: &[(&str, Option<&str>, fn() -> Outcome)] = &[
     ("scenario/delivery_postgres_to_postgres_f_10_f_11", None, || {
         Box::pin(postgres_deliveries::postgres_to_postgres())
     }),
+    ("scenario/killed_ddl_f_09", None, || Box::pin(faults::killed_ddl())),
+    ("scenario/metadata_outage_f_08", None, || {
+        Box::pin(faults::metadata_outage())
+    }),
+    ("scenario/zombie_f_03", None, || Box::pin(faults::zombie())),
+    ("scenario/full_disk_f_24", None, || Box::pin(faults::full_disk())),
     ("scenario/kill_loop_f_01", None, || Box::pin(kill_loop::run())),
 ];
 
@@ -102,7 +108,7 @@ fn fixture() -> Result<Fixture, String> {
     Ok(Fixture { folder, server })
 }
 
-async fn execute(server: &ServerProcess, statements: &[&str]) -> Result<(), String> {
+pub async fn execute(server: &ServerProcess, statements: &[&str]) -> Result<(), String> {
     let client = server.connect().await?;
     for statement in statements {
         client
@@ -113,7 +119,7 @@ async fn execute(server: &ServerProcess, statements: &[&str]) -> Result<(), Stri
     Ok(())
 }
 
-async fn single_value(server: &ServerProcess, sql: &str) -> Result<String, String> {
+pub async fn single_value(server: &ServerProcess, sql: &str) -> Result<String, String> {
     let client = server.connect().await?;
     for message in client
         .simple_query(sql)
