@@ -235,7 +235,7 @@ pub async fn zombie() -> Result<(), String> {
         "CREATE TABLE again (id BIGINT) WITH (connector = 'filesystem', path = '{path}/delivered', format = 'json')"
     );
     execute(&second, &[&again]).await?;
-    let found = "SELECT format('%s %s %s', count(*), count(DISTINCT id), max(id)) FROM again";
+    let found = "SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || max(id) FROM again";
     let found = single_value(&second, found).await?;
     match found == format!("{EVENTS} {EVENTS} {}", EVENTS - 1) {
         true => Ok(()),
