@@ -22,6 +22,7 @@
 mod binary_text;
 mod client;
 mod deliveries;
+mod faults;
 mod files;
 #[path = "../src/testing/kafka.rs"]
 mod kafka_broker;

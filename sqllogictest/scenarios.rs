@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::server_process::{ServerProcess, describe};
-use crate::{Summary, kill_loop};
+use crate::{Summary, faults, kill_loop};
 
 type Outcome = Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
@@ -47,6 +47,12 @@ const SCENARIOS: &[(&str, Option<&str>, fn() -> Outcome)] = &[
     ("scenario/psql_meta_commands", Some("psql"), || {
         Box::pin(psql_meta_commands())
     }),
+    ("scenario/killed_ddl_f_09", None, || Box::pin(faults::killed_ddl())),
+    ("scenario/metadata_outage_f_08", None, || {
+        Box::pin(faults::metadata_outage())
+    }),
+    ("scenario/zombie_f_03", None, || Box::pin(faults::zombie())),
+    ("scenario/full_disk_f_24", None, || Box::pin(faults::full_disk())),
     ("scenario/kill_loop_f_01", None, || Box::pin(kill_loop::run())),
 ];
 
@@ -79,7 +85,7 @@ fn fixture() -> Result<Fixture, String> {
     Ok(Fixture { folder, server })
 }
 
-async fn execute(server: &ServerProcess, statements: &[&str]) -> Result<(), String> {
+pub async fn execute(server: &ServerProcess, statements: &[&str]) -> Result<(), String> {
     let client = server.connect().await?;
     for statement in statements {
         client
@@ -90,7 +96,7 @@ async fn execute(server: &ServerProcess, statements: &[&str]) -> Result<(), Stri
     Ok(())
 }
 
-async fn single_value(server: &ServerProcess, sql: &str) -> Result<String, String> {
+pub async fn single_value(server: &ServerProcess, sql: &str) -> Result<String, String> {
     let client = server.connect().await?;
     for message in client
         .simple_query(sql)

@@ -35,6 +35,33 @@ impl ServerProcess {
         Ok(server)
     }
 
+    /// Starts a server that will die at a failpoint (see `src/failpoint.rs`) after it is ready.
+    pub fn start_armed(data_dir: &Path, failpoints: &str) -> Result<ServerProcess, String> {
+        let started = Instant::now();
+        let mut server = ServerProcess::spawn(Path::new("."), data_dir, &[], failpoints)?;
+        server.await_ready(started)?;
+        Ok(server)
+    }
+
+    /// It ends by itself.
+    pub fn wait_until_dead(&mut self, within: Duration) -> Result<(), String> {
+        let mut patience = Patience::of(within);
+        while !patience.is_over() {
+            if let Ok(Some(_)) = self.child.try_wait() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Err(format!("server has not died:\n{}", self.log().join("\n")))
+    }
+
+    /// `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) -> Result<(), String> {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        sent.map(drop).map_err(|error| error.to_string())
+    }
+
     /// Starts a server that dies at a failpoint (see `src/failpoint.rs`), maybe before it is ready, and waits until it has.
     pub fn start_doomed(data_dir: &Path, failpoints: &str, within: Duration) -> Result<(), String> {
         let mut patience = Patience::of(within);

@@ -36,6 +36,7 @@ use crate::catalog::secrets::SecretBox;
 use crate::catalog::snapshot::{CatalogSnapshot, PUBLIC_SCHEMA, PUBLIC_SCHEMA_OID};
 use crate::catalog::store::{CatalogStore, CommitOutcome, StoreTransaction};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::ids::{PublicIdKind, new_public_id};
 
 /// How often a change is decided again because somebody else was faster.
@@ -105,8 +106,10 @@ impl Catalog {
             let Some(transaction) = planned.transaction else {
                 return Ok(planned.applied);
             };
+            failpoint::passed("ddl.before_commit");
             match self.inner.store.commit(transaction).await {
                 Ok(CommitOutcome::Committed) => {
+                    failpoint::passed("ddl.after_commit");
                     self.publish(planned.snapshot);
                     return Ok(planned.applied);
                 }
