@@ -1,12 +1,10 @@
-//! Rows of the fault matrix (`docs/faults.md`) that need whole processes: servers that die inside statements, that are stopped and
-//! wake up, that lose their metadata store, whose disk is full.
+//! Rows of the fault matrix (`docs/faults.md`) that need whole processes: servers that die inside statements, that lose
+//! their metadata store, whose disk is full.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::deliveries::campaign::wait_until_finished;
-use crate::deliveries::file::write_events;
 use crate::postgres_server::TestPostgres;
 use crate::scenarios::{execute, single_value};
 use crate::server_process::{ServerProcess, describe};
@@ -186,63 +184,6 @@ pub async fn metadata_outage() -> Result<(), String> {
     match state.as_str() {
         "Running" => Ok(()),
         other => Err(format!("the pipeline is {other}")),
-    }
-}
-
-/// A server is stopped in the middle, another one takes its pipeline over, then the first wakes up: it finds that it was replaced.
-pub async fn zombie() -> Result<(), String> {
-    const EVENTS: u64 = 20_000;
-    let Some(postgres) = TestPostgres::start().await else {
-        return Ok(());
-    };
-    let url = postgres.new_database().await;
-    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
-    let path = folder.path().display();
-    write_events(&folder.path().join("events.json"), EVENTS).map_err(|error| error.to_string())?;
-    let checkpoints = format!("file://{path}/checkpoints");
-    let arguments = ["--metadata", &url, "--checkpoint-url", &checkpoints];
-    let (data, others) = (folder.path().join("data"), folder.path().join("others"));
-    let first = ServerProcess::start(&data, &arguments)?;
-    let statements = [
-        format!(
-            "CREATE TABLE events (id BIGINT, payload TEXT)
-             WITH (connector = 'single_file', path = '{path}/events.json', format = 'json', rate = 5000)"
-        ),
-        format!("CREATE TABLE delivered (id BIGINT) WITH (connector = 'filesystem', path = '{path}/delivered', format = 'json', type = 'sink')"),
-        "CREATE PIPELINE delivery WITH (checkpoint_interval = '50 milliseconds') AS INSERT INTO delivered SELECT id FROM events"
-            .to_owned(),
-    ];
-    let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
-    execute(&first, &statements).await?;
-    let committed = "SELECT committed_epoch FROM laminar.sinks WHERE committed_epoch > 2";
-    ask_until(&first, committed, |_| true).await?;
-    first.signal("STOP")?;
-    std::fs::create_dir_all(&others).map_err(|error| error.to_string())?;
-    std::fs::copy(data.join("secret.key"), others.join("secret.key")).map_err(|error| error.to_string())?;
-    let second = ServerProcess::start(&others, &arguments)?;
-    ask_until(&second, committed, |_| true).await?;
-    first.signal("CONT")?;
-    let deadline = Instant::now() + SOON;
-    while !first
-        .log()
-        .iter()
-        .any(|line| line.contains("a newer run of the pipeline exists"))
-    {
-        if Instant::now() > deadline {
-            return Err(format!("the first was not told:\n{}", first.log().join("\n")));
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    wait_until_finished(&second, "delivery").await?;
-    let again = format!(
-        "CREATE TABLE again (id BIGINT) WITH (connector = 'filesystem', path = '{path}/delivered', format = 'json')"
-    );
-    execute(&second, &[&again]).await?;
-    let found = "SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || max(id) FROM again";
-    let found = single_value(&second, found).await?;
-    match found == format!("{EVENTS} {EVENTS} {}", EVENTS - 1) {
-        true => Ok(()),
-        false => Err(format!("rows, different ones, the last: {found}")),
     }
 }
 

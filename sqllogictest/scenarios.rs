@@ -51,7 +51,6 @@ const SCENARIOS: &[(&str, Option<&str>, fn() -> Outcome)] = &[
     ("scenario/metadata_outage_f_08", None, || {
         Box::pin(faults::metadata_outage())
     }),
-    ("scenario/zombie_f_03", None, || Box::pin(faults::zombie())),
     ("scenario/full_disk_f_24", None, || Box::pin(faults::full_disk())),
     ("scenario/kill_loop_f_01", None, || Box::pin(kill_loop::run())),
 ];

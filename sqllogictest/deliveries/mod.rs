@@ -4,8 +4,8 @@
 //! Each system is a file here with what it is as an input and as a target; [`DELIVERIES`] says which are joined. Deliveries of
 //! results that change are beside them, in [`results_in_postgres`].
 
-pub mod campaign;
-pub mod file;
+mod campaign;
+mod file;
 mod folder;
 mod kafka;
 mod postgres;
