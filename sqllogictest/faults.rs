@@ -1,8 +1,11 @@
-//! Rows of the fault matrix (`docs/faults.md`) that need whole processes: servers that die inside statements, that lose
-//! their metadata store, whose disk is full.
+//! Rows of the fault matrix (`docs/faults.md`) that need whole processes: servers that die inside statements, that are stopped and
+//! wake up, that lose their metadata store, whose disk is full.
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::postgres_server::TestPostgres;
@@ -19,7 +22,9 @@ async fn ask_until(server: &ServerProcess, sql: &str, is_it: impl Fn(&str) -> bo
         let answer = single_value(server, sql).await;
         match &answer {
             Ok(value) if is_it(value) => return answer,
-            _ if Instant::now() > deadline => return Err(format!("{sql} still gives {answer:?}")),
+            _ if Instant::now() > deadline => {
+                return Err(format!("{sql} still gives {answer:?}:\n{}", server.log().join("\n")));
+            }
             _ => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
@@ -185,6 +190,98 @@ pub async fn metadata_outage() -> Result<(), String> {
         "Running" => Ok(()),
         other => Err(format!("the pipeline is {other}")),
     }
+}
+
+/// Files of rows with ids in order, one after the other until this is told to end.
+struct Rows {
+    over: Arc<AtomicBool>,
+    writer: JoinHandle<std::io::Result<u64>>,
+}
+
+impl Rows {
+    fn begin(folder: &Path) -> Rows {
+        let over = Arc::new(AtomicBool::new(false));
+        let (folder, until) = (folder.to_owned(), Arc::clone(&over));
+        let writer = std::thread::spawn(move || {
+            std::fs::create_dir_all(&folder)?;
+            let mut next = 0;
+            while !until.load(Ordering::SeqCst) {
+                let lines: String = (next..next + 100).map(|id| format!("{{\"id\":{id}}}\n")).collect();
+                let hidden = folder.join(".next");
+                std::fs::write(&hidden, lines)?;
+                std::fs::rename(&hidden, folder.join(format!("{next:09}.json")))?;
+                next += 100;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok(next)
+        });
+        Rows { over, writer }
+    }
+
+    /// The number of rows.
+    fn end(self) -> Result<u64, String> {
+        self.over.store(true, Ordering::SeqCst);
+        let written = self
+            .writer
+            .join()
+            .map_err(|_| "the writer of rows panicked".to_owned())?;
+        written.map_err(|error| error.to_string())
+    }
+}
+
+/// A server is stopped in the middle, another one takes its pipeline over, then the first wakes up: it finds that it was replaced.
+pub async fn zombie() -> Result<(), String> {
+    let Some(postgres) = TestPostgres::start().await else {
+        return Ok(());
+    };
+    let url = postgres.new_database().await;
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let path = folder.path().display();
+    let rows = Rows::begin(&folder.path().join("events"));
+    let checkpoints = format!("file://{path}/checkpoints");
+    let arguments = ["--metadata", &url, "--checkpoint-url", &checkpoints];
+    let (data, others) = (folder.path().join("data"), folder.path().join("others"));
+    let first = ServerProcess::start(&data, &arguments)?;
+    let statements = [
+        format!(
+            "CREATE TABLE events (id BIGINT)
+             WITH (connector = 'filesystem', path = '{path}/events/*.json', format = 'json', refresh_interval = '50 milliseconds')"
+        ),
+        format!("CREATE TABLE delivered (id BIGINT) WITH (connector = 'filesystem', path = '{path}/delivered', format = 'json', type = 'sink')"),
+        "CREATE PIPELINE delivery WITH (checkpoint_interval = '50 milliseconds') AS INSERT INTO delivered SELECT id FROM events"
+            .to_owned(),
+    ];
+    let statements: Vec<&str> = statements.iter().map(String::as_str).collect();
+    execute(&first, &statements).await?;
+    let committed = "SELECT committed_epoch FROM laminar.sinks WHERE committed_epoch > 2";
+    ask_until(&first, committed, |_| true).await?;
+    first.signal("STOP")?;
+    std::fs::create_dir_all(&others).map_err(|error| error.to_string())?;
+    std::fs::copy(data.join("secret.key"), others.join("secret.key")).map_err(|error| error.to_string())?;
+    let second = ServerProcess::start(&others, &arguments)?;
+    ask_until(&second, committed, |_| true).await?;
+    first.signal("CONT")?;
+    wait_for_line(&first, "a newer run of the pipeline exists").await?;
+    let written = rows.end()?;
+    let again = format!(
+        "CREATE TABLE again (id BIGINT) WITH (connector = 'filesystem', path = '{path}/delivered', format = 'json')"
+    );
+    execute(&second, &[&again]).await?;
+    let found = "SELECT count(*) || ' ' || count(DISTINCT id) || ' ' || max(id) FROM again";
+    let all = format!("{written} {written} {}", written - 1);
+    let delivered = ask_until(&second, found, |found| found == all).await;
+    delivered.map(drop).map_err(|error| format!("{error}, not {all}"))
+}
+
+async fn wait_for_line(server: &ServerProcess, part: &str) -> Result<(), String> {
+    let deadline = Instant::now() + SOON;
+    while !server.log().iter().any(|line| line.contains(part)) {
+        if Instant::now() > deadline {
+            return Err(format!("no line with \"{part}\":\n{}", server.log().join("\n")));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 /// A small file system in memory; gone with this.

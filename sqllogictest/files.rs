@@ -7,8 +7,10 @@ use std::time::Instant;
 use sqllogictest::Runner;
 use tokio::sync::Mutex;
 
+use crate::certificates::TestCertificates;
 use crate::client::{Configuration, Protocol, SltClient};
 use crate::kafka_broker::TestKafka;
+use crate::kafka_gate::KafkaGate;
 use crate::schema_registry::TestRegistry;
 use crate::server_process::ServerProcess;
 use crate::{Summary, package_root};
@@ -103,7 +105,7 @@ pub async fn run(wanted: &dyn Fn(&str) -> bool, complete: bool) -> Summary {
             complete_file(&path, &text).await;
             continue;
         }
-        let broker = match text.contains("${kafka}") {
+        let broker = match text.contains("${kafka") {
             false => None,
             true => match start_broker().await {
                 Some(broker) => Some(broker),
@@ -124,10 +126,19 @@ pub async fn run(wanted: &dyn Fn(&str) -> bool, complete: bool) -> Summary {
             },
         };
         let registry_url = registry.as_ref().map_or("", |registry| registry.url.as_str());
+        let gate = broker
+            .as_ref()
+            .filter(|_| text.contains("${kafka_gate}"))
+            .map(start_gate);
         // Every run has topics of its own.
         let with_broker = || match &broker {
             Some(broker) => text
                 .replace("${kafka}", &broker.address)
+                .replace("${kafka_gate}", gate.as_ref().map_or("", |(gate, _)| &gate.address))
+                .replace(
+                    "${certificates}",
+                    &gate.as_ref().map_or_else(String::new, |(_, made)| made.path("")),
+                )
                 .replace("${topic}", &broker.new_topic())
                 .replace("${registry}", registry_url),
             None => text.clone(),
@@ -146,6 +157,13 @@ pub async fn run(wanted: &dyn Fn(&str) -> bool, complete: bool) -> Summary {
         }
     }
     summary
+}
+
+/// In front of the broker: TLS and a user.
+fn start_gate(broker: &TestKafka) -> (KafkaGate, TestCertificates) {
+    let made = TestCertificates::make();
+    let arguments = ["--certificate", &made.path("server.pem"), "--user", &KafkaGate::user()];
+    (KafkaGate::start(&broker.address, &arguments), made)
 }
 
 async fn start_registry() -> Option<TestRegistry> {

@@ -15,17 +15,23 @@
 //! In the text `${dir}` is an empty folder of this run, `${data}` the folder sqllogictest/data, `${rate}` the events per
 //! second for sources (unlimited when plain, slow enough to be interrupted otherwise; `# rate: 300` in the header sets
 //! it), `${parallelism}` 1, or 2 when rescaled, `${kafka}` the address of a broker, `${topic}` the beginning of names of topics
-//! that no other run uses, `${registry}` the URL of a schema registry.
+//! that no other run uses, `${registry}` the URL of a schema registry; `${kafka_gate}` the address at which the broker wants TLS and a user,
+//! `${certificates}` a folder with what that needs (src/testing/certificates.rs, kafka_gate.rs).
 //!
 //! A WARN or ERROR in the server's log fails the file unless the header allows it: `# log: part of the line`.
 
 mod binary_text;
+#[path = "../src/testing/certificates.rs"]
+mod certificates;
 mod client;
 mod deliveries;
 mod faults;
 mod files;
+mod forgetting;
 #[path = "../src/testing/kafka.rs"]
 mod kafka_broker;
+#[path = "../src/testing/kafka_gate.rs"]
+mod kafka_gate;
 mod kill_loop;
 mod manual;
 mod patience;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::server_process::{ServerProcess, describe};
-use crate::{Summary, faults, kill_loop};
+use crate::{Summary, faults, forgetting, kill_loop};
 
 type Outcome = Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
@@ -51,7 +51,11 @@ const SCENARIOS: &[(&str, Option<&str>, fn() -> Outcome)] = &[
     ("scenario/metadata_outage_f_08", None, || {
         Box::pin(faults::metadata_outage())
     }),
+    ("scenario/zombie_f_03", None, || Box::pin(faults::zombie())),
     ("scenario/full_disk_f_24", None, || Box::pin(faults::full_disk())),
+    ("scenario/dropped_pipelines_leave_nothing_outside", None, || {
+        Box::pin(forgetting::dropped_pipelines_leave_nothing_outside())
+    }),
     ("scenario/kill_loop_f_01", None, || Box::pin(kill_loop::run())),
 ];
 

@@ -55,6 +55,13 @@ impl ServerProcess {
         Err(format!("server has not died:\n{}", self.log().join("\n")))
     }
 
+    /// `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) -> Result<(), String> {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        sent.map(drop).map_err(|error| error.to_string())
+    }
+
     /// Starts a server that dies at a failpoint (see `src/failpoint.rs`), maybe before it is ready, and waits until it has.
     pub fn start_doomed(data_dir: &Path, failpoints: &str, within: Duration) -> Result<(), String> {
         let mut patience = Patience::of(within);

@@ -15,6 +15,7 @@ use ::config::{File, FileFormat};
 use serde::Deserialize;
 
 use crate::error::{Blame, Report, SqlState, nearest};
+use crate::types::byte_size::parse_byte_size;
 
 const BUILT_IN: &str = include_str!("config.toml");
 const FILE_NAME: &str = "laminar.toml";
@@ -62,6 +63,7 @@ pub struct Config {
     pub barrier_interval: Duration,
     pub connections_max: usize,
     pub statement_bytes_max: usize,
+    pub memory_limit: MemoryLimit,
     /// Texts to log once logging works.
     pub warnings: Vec<String>,
 }
@@ -72,6 +74,26 @@ pub enum MetadataAddress {
     /// May hold a password.
     Postgres(Sensitive),
     Memory,
+}
+
+/// What the state of all pipelines may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryLimit {
+    None,
+    Bytes(u64),
+    /// Of what the machine has, or the container.
+    Percent(u8),
+}
+
+impl MemoryLimit {
+    /// In bytes. `machine`: what there is, if that is known.
+    pub fn bytes(self, machine: Option<u64>) -> Option<u64> {
+        match self {
+            MemoryLimit::None => None,
+            MemoryLimit::Bytes(bytes) => Some(bytes),
+            MemoryLimit::Percent(percent) => machine.map(|all| all / 100 * u64::from(percent)),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +166,9 @@ pub struct SettingFlags {
     /// Threads that run operators
     #[arg(long, global = true, value_name = "N")]
     pub shards: Option<u32>,
+    /// What the state of all pipelines may take: '70 %' of the machine, '8 GB' or none
+    #[arg(long, global = true, value_name = "SIZE")]
+    pub memory_limit: Option<String>,
     /// What is logged, such as info or "info,laminar::engine=debug"
     #[arg(long, global = true, value_name = "FILTER")]
     pub log: Option<String>,
@@ -234,6 +259,7 @@ struct Settings {
     barrier_interval: String,
     connections_max: usize,
     statement_bytes_max: usize,
+    memory_limit: String,
 }
 
 impl Config {
@@ -304,6 +330,7 @@ impl SettingFlags {
             ("http_listen", &self.http_listen),
             ("metadata", &self.metadata),
             ("checkpoint_url", &self.checkpoint_url),
+            ("memory_limit", &self.memory_limit),
             ("log", &self.log),
             ("log_format", &self.log_format),
             ("password_file", &self.password_file),
@@ -341,6 +368,7 @@ impl Settings {
             barrier_interval: duration("barrier_interval", &self.barrier_interval)?,
             connections_max: at_least_one("connections_max", self.connections_max)?,
             statement_bytes_max: at_least_one("statement_bytes_max", self.statement_bytes_max)?,
+            memory_limit: memory_limit(&self.memory_limit)?,
             warnings: Vec::new(),
             data_dir,
         };
@@ -364,6 +392,26 @@ pub fn object_store_variables() -> Vec<(String, String)> {
                 .any(|prefix| name.starts_with(prefix))
         })
         .collect()
+}
+
+fn memory_limit(text: &str) -> Result<MemoryLimit> {
+    let plain = text.trim();
+    if plain.eq_ignore_ascii_case("none") {
+        return Ok(MemoryLimit::None);
+    }
+    let wrong = || {
+        value(
+            "memory_limit",
+            "it is a part such as 70 %, a size such as 8 GB, or none".into(),
+        )
+    };
+    match plain.strip_suffix('%') {
+        Some(percent) => match percent.trim().parse() {
+            Ok(percent @ 1..=100) => Ok(MemoryLimit::Percent(percent)),
+            _ => Err(wrong()),
+        },
+        None => parse_byte_size(plain).map(MemoryLimit::Bytes).ok_or_else(wrong),
+    }
 }
 
 fn known_keys() -> Result<BTreeSet<String>> {
@@ -582,6 +630,7 @@ mod tests {
                 && config.checkpoint_url.ends_with("/laminar-data/checkpoints/")
         );
         assert_eq!(config.checkpoint_interval, Duration::from_secs(10));
+        assert_eq!(config.memory_limit.bytes(Some(1000)), Some(700));
         assert_eq!(config.barrier_interval, Duration::from_secs(1));
         assert_eq!(
             (config.shards, config.password.is_none(), config.tls.is_none()),
@@ -618,6 +667,8 @@ mod tests {
         for file in [
             "shards = \"many\"",
             "checkpoint_interval = \"10\"",
+            "memory_limit = \"101 %\"",
+            "memory_limit = \"much\"",
             "checkpoint_interval = \"0 s\"",
             "log_format = \"xml\"",
             "sql_listen = \"nowhere\"",

@@ -123,6 +123,7 @@ impl Server {
                 barrier_interval: config.barrier_interval,
                 ..PipelineSettings::default()
             },
+            memory_limit: config.memory_limit.bytes(machine_memory()),
         });
         let context = Arc::new(ServerContext::new(
             catalog,
@@ -206,6 +207,15 @@ fn data_dir_error(config: &Config, error: &std::io::Error) -> ErrorReport {
         config.data_dir.display()
     );
     ErrorReport::new(SqlState::IO_ERROR, message).with_hint("Name another one with --data-dir.")
+}
+
+/// Bytes; the container's where there is one.
+fn machine_memory() -> Option<u64> {
+    let memory = sysinfo::MemoryRefreshKind::nothing().with_ram();
+    let system = sysinfo::System::new_with_specifics(sysinfo::RefreshKind::nothing().with_memory(memory)).ok()?;
+    let of_machine = system.total_memory();
+    let of_container = system.cgroup_limits().map_or(of_machine, |limits| limits.total_memory);
+    Some(of_machine.min(of_container)).filter(|bytes| *bytes > 0)
 }
 
 fn start_worker(shards: Option<usize>) -> Result<Worker, ErrorReport> {

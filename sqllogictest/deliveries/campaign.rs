@@ -1,9 +1,8 @@
-//! A pipeline goes on while the server dies again and again between two steps of a checkpoint, and at
-//! random; afterwards the target holds every row once.
+//! A pipeline goes on while the server dies again and again between two steps of a checkpoint, and at random; afterwards the
+//! target holds every row once.
 //!
-//! A [`Campaign`] says what is delivered from where to where. The places to die at are those
-//! of every sink's commit ([`PLACES`], see `src/failpoint.rs`) and what the campaign adds; each is hit, or the campaign fails,
-//! also when input ends too early.
+//! A [`Campaign`] says what is delivered from where to where. The places to die at are those of every sink's commit ([`PLACES`],
+//! see `src/failpoint.rs`) and what the campaign adds; each is hit, or the campaign fails, also when input ends too early.
 //!
 //! `LAMINAR_TEST_KILLS` makes campaigns longer or shorter, `LAMINAR_TEST_SEED` repeats one.
 

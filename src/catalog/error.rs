@@ -83,6 +83,9 @@ pub enum Error {
     StoreFull { reason: String },
     #[error("metadata store holds unreadable data in {place}: {reason}")]
     Corrupted { place: String, reason: String },
+    /// Said to a run that wants to go on.
+    #[error("a newer run of the pipeline exists")]
+    Replaced,
     #[error("internal error in the catalog: {0}")]
     Internal(String),
 }
@@ -106,9 +109,10 @@ impl Report for Error {
             Error::SystemSchema { .. } | Error::SystemSchemaFixed { .. } => SqlState::INSUFFICIENT_PRIVILEGE,
             Error::ReservedSchemaName { .. } => SqlState::INVALID_NAME,
             Error::Cycle { .. } => SqlState::INVALID_OBJECT_DEFINITION,
-            Error::VariableNotSet { .. } | Error::SecretFile { .. } | Error::SecretNotOpened { .. } => {
-                SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
+            Error::VariableNotSet { .. }
+            | Error::SecretFile { .. }
+            | Error::SecretNotOpened { .. }
+            | Error::Replaced => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
             Error::UnclosedVariable { .. } | Error::InvalidStoreUrl { .. } | Error::InvalidKey { .. } => {
                 SqlState::INVALID_PARAMETER_VALUE
             }
@@ -176,7 +180,7 @@ impl Report for Error {
             | Error::KeyFile { .. }
             | Error::SecretFile { .. }
             | Error::StoreLocked { .. } => Blame::External,
-            Error::Internal(_) | Error::SealedForAnother { .. } => Blame::Internal,
+            Error::Internal(_) | Error::SealedForAnother { .. } | Error::Replaced => Blame::Internal,
             _ => Blame::User,
         }
     }

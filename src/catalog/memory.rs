@@ -94,16 +94,24 @@ impl CatalogStore for MemoryStore {
         Ok(CommitOutcome::Committed)
     }
 
-    async fn begin_generation(&self, pipeline: Oid, mut job: JobRecord) -> Result<Generation> {
+    async fn begin_generation(
+        &self,
+        pipeline: Oid,
+        mut job: JobRecord,
+        last: Option<Generation>,
+    ) -> Result<Generation> {
         let mut state = self.state();
-        if state.jobs.iter().any(|other| other.job == job.job) {
-            return Err(Error::Internal(format!("job {} was recorded before", job.job)));
+        let seen = state.runs.get(&pipeline).map_or(Generation(0), |run| run.generation);
+        if let Some(known) = state.jobs.iter().find(|other| other.job == job.job) {
+            return match (known.pipeline, known.generation) == (pipeline, seen) {
+                true => Ok(seen),
+                false => Err(Error::Internal(format!("job {} was recorded before", job.job))),
+            };
         }
-        let generation = state
-            .runs
-            .get(&pipeline)
-            .map_or(Generation(0), |run| run.generation)
-            .next();
+        if last.is_some_and(|last| last != seen) {
+            return Err(Error::Replaced);
+        }
+        let generation = seen.next();
         state.runs.entry(pipeline).or_default().generation = generation;
         for other in state
             .jobs

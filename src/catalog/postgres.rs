@@ -1,6 +1,7 @@
 //! The metadata store in a Postgres database, shared by all processes of an installation.
 //!
-//! Guarantees: a transaction that is abandoned or whose connection breaks leaves nothing behind. TLS follows libpq's
+//! Guarantees: a transaction that is abandoned or whose connection breaks leaves nothing behind; a server that stands still in the
+//! middle of one holds others up for some seconds only; no call waits for ever for a database that does not answer. TLS follows libpq's
 //! `sslmode`: `disable`, `prefer` (default), `require` (encrypted, the server not verified unless `sslrootcert` is
 //! given), `verify-ca` and `verify-full` (verified against `sslrootcert`).
 //!
@@ -8,6 +9,7 @@
 //! what the server's `synchronous_commit` gives.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool, PoolError};
 use tokio_postgres::error::SqlState as PostgresState;
@@ -20,6 +22,13 @@ use crate::catalog::store::CatalogStore;
 use crate::postgres::{Address, AddressError, CONNECT_TIMEOUT, with_source};
 
 const CONNECTIONS_MAX: usize = 8;
+
+/// A server that is stopped between two statements holds the locks of its transaction; the database takes them away after this.
+const STANDS_STILL_AFTER: Duration = Duration::from_secs(5);
+
+/// After this the database is taken not to answer. Longer than others may hold a lock.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+
 /// `laminar` in ASCII; servers that start together migrate one after the other.
 const MIGRATION_LOCK: &str = "SELECT pg_advisory_lock(30506445471277426)";
 const MIGRATION_UNLOCK: &str = "SELECT pg_advisory_unlock(30506445471277426)";
@@ -28,7 +37,7 @@ const MIGRATION_UNLOCK: &str = "SELECT pg_advisory_unlock(30506445471277426)";
 pub fn open(url: &str) -> Result<Arc<dyn CatalogStore>> {
     let address = Address::parse(url).map_err(invalid_url)?;
     let pool = address.pool(CONNECTIONS_MAX).map_err(invalid_url)?;
-    Ok(Arc::new(SqlStore::new(PostgresDriver { pool })))
+    Ok(Arc::new(SqlStore::new(PostgresDriver::new(pool))))
 }
 
 fn invalid_url(error: AddressError) -> Error {
@@ -40,9 +49,19 @@ fn invalid_url(error: AddressError) -> Error {
 
 struct PostgresDriver {
     pool: Pool,
+    stands_still_after: Duration,
+    answers_within: Duration,
 }
 
 impl PostgresDriver {
+    fn new(pool: Pool) -> PostgresDriver {
+        PostgresDriver {
+            pool,
+            stands_still_after: STANDS_STILL_AFTER,
+            answers_within: ANSWERS_WITHIN,
+        }
+    }
+
     async fn connect(&self) -> Result<Object> {
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => postgres_error("connect", &error),
@@ -77,25 +96,26 @@ impl SqlDriver for PostgresDriver {
     }
 
     async fn begin(&self, access: Access) -> Result<Box<dyn SqlTransaction>> {
-        let sql = match access {
+        let begin = match access {
             Access::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
             // The first statement of every write takes the row lock that decides; the others see what came before it.
             Access::Write => "BEGIN ISOLATION LEVEL READ COMMITTED",
         };
+        let idle = self.stands_still_after.as_millis();
+        let sql = format!("{begin}; SET LOCAL idle_in_transaction_session_timeout = {idle}");
         let transaction = PostgresTransaction {
             object: Some(self.connect().await?),
+            answers_within: self.answers_within,
         };
-        transaction
-            .object()?
-            .batch_execute(sql)
-            .await
-            .map_err(|error| postgres_error("begin a transaction", &error))?;
+        let begun = transaction.object()?.batch_execute(&sql);
+        transaction.answer("begin a transaction", begun).await?;
         Ok(Box::new(transaction))
     }
 }
 
 struct PostgresTransaction {
     object: Option<Object>,
+    answers_within: Duration,
 }
 
 impl PostgresTransaction {
@@ -103,6 +123,19 @@ impl PostgresTransaction {
         self.object
             .as_ref()
             .ok_or_else(|| Error::Internal("the metadata transaction has ended".into()))
+    }
+
+    async fn answer<T>(
+        &self,
+        action: &'static str,
+        asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T> {
+        match tokio::time::timeout(self.answers_within, asked).await {
+            Ok(answer) => answer.map_err(|error| postgres_error(action, &error)),
+            Err(_) => Err(Error::StoreUnreachable {
+                reason: format!("no answer within {} s", self.answers_within.as_secs_f64()),
+            }),
+        }
     }
 }
 
@@ -119,36 +152,24 @@ impl Drop for PostgresTransaction {
 impl SqlTransaction for PostgresTransaction {
     async fn execute(&mut self, sql: &'static str, parameters: Vec<SqlValue>) -> Result<u64> {
         let object = self.object()?;
-        let failed = |error| postgres_error("run a statement", &error);
-        let statement = object
-            .prepare_typed_cached(sql, &types_of(&parameters))
-            .await
-            .map_err(failed)?;
-        object
-            .execute(&statement, &references(&parameters))
-            .await
-            .map_err(failed)
+        let changed = async {
+            let statement = object.prepare_typed_cached(sql, &types_of(&parameters)).await?;
+            object.execute(&statement, &references(&parameters)).await
+        };
+        self.answer("run a statement", changed).await
     }
 
     async fn query(&mut self, sql: &'static str, parameters: Vec<SqlValue>) -> Result<Vec<SqlRow>> {
         let object = self.object()?;
-        let failed = |error| postgres_error("run a statement", &error);
-        let statement = object
-            .prepare_typed_cached(sql, &types_of(&parameters))
-            .await
-            .map_err(failed)?;
-        let rows = object
-            .query(&statement, &references(&parameters))
-            .await
-            .map_err(failed)?;
-        rows.iter().map(row_of).collect()
+        let rows = async {
+            let statement = object.prepare_typed_cached(sql, &types_of(&parameters)).await?;
+            object.query(&statement, &references(&parameters)).await
+        };
+        self.answer("run a statement", rows).await?.iter().map(row_of).collect()
     }
 
     async fn commit(mut self: Box<Self>) -> Result<()> {
-        self.object()?
-            .batch_execute("COMMIT")
-            .await
-            .map_err(|error| postgres_error("commit", &error))?;
+        self.answer("commit", self.object()?.batch_execute("COMMIT")).await?;
         // Back to the pool.
         self.object = None;
         Ok(())
@@ -199,8 +220,9 @@ fn postgres_error(action: &'static str, error: &tokio_postgres::Error) -> Error 
     if *state == PostgresState::DISK_FULL {
         return Error::StoreFull { reason };
     }
-    // 08 connection, 28 authorization, 3D no such database, 53300 too many connections, 57P0x shutting down or starting.
-    let unreachable = ["08", "28", "3D", "533", "57P0"];
+    // 08 connection, 25P03 stood still for too long, 28 authorization, 3D no such database, 53300 too many connections,
+    // 57P0x shutting down or starting.
+    let unreachable = ["08", "25P03", "28", "3D", "533", "57P0"];
     if unreachable.iter().any(|class| state.code().starts_with(class)) {
         return Error::StoreUnreachable { reason };
     }
@@ -255,9 +277,48 @@ mod tests {
         assert_eq!(store.version().await.unwrap(), 0);
     }
 
+    #[tokio::test]
+    async fn f_03_a_server_that_stands_still_in_a_transaction_does_not_hold_up_its_successor() {
+        let Some(server) = TestPostgres::start().await else {
+            return;
+        };
+        let url = server.new_database().await;
+        let store = open(&url).unwrap();
+        store.migrate().await.unwrap();
+        let mut stopped = driver_of(&url);
+        stopped.stands_still_after = Duration::from_millis(300);
+        let mut transaction = stopped.begin(Access::Write).await.unwrap();
+        let sql = "UPDATE laminar_catalog SET version = version + 1";
+        transaction.execute(sql, vec![]).await.unwrap();
+        let mut successor = driver_of(&url).begin(Access::Write).await.unwrap();
+        assert_eq!(successor.execute(sql, vec![]).await.unwrap(), 1);
+        successor.commit().await.unwrap();
+        let woken = transaction.commit().await.unwrap_err();
+        assert_eq!(woken.code().as_str(), "08006", "{woken}");
+        assert_eq!(store.version().await.unwrap(), 1, "what was not committed is gone");
+    }
+
+    #[tokio::test]
+    async fn f_08_a_database_that_does_not_answer_is_an_error() {
+        let Some(server) = TestPostgres::start().await else {
+            return;
+        };
+        let mut driver = driver_of(&server.new_database().await);
+        driver.answers_within = Duration::from_millis(300);
+        let mut transaction = driver.begin(Access::Read).await.unwrap();
+        let error = transaction.query("SELECT pg_sleep(60)", vec![]).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "could not reach the metadata store: no answer within 0.3 s"
+        );
+        assert_eq!(error.code().as_str(), "08006");
+        drop(transaction);
+        let mut transaction = driver.begin(Access::Read).await.unwrap();
+        assert_eq!(transaction.query("SELECT 1::bigint", vec![]).await.unwrap().len(), 1);
+    }
+
     fn driver_of(url: &str) -> PostgresDriver {
-        let pool = Address::parse(url).unwrap().pool(1).unwrap();
-        PostgresDriver { pool }
+        PostgresDriver::new(Address::parse(url).unwrap().pool(1).unwrap())
     }
 
     async fn is_encrypted(url: &str) -> Result<bool> {

@@ -144,7 +144,12 @@ impl<D: SqlDriver> CatalogStore for SqlStore<D> {
         Ok(CommitOutcome::Committed)
     }
 
-    async fn begin_generation(&self, pipeline: Oid, mut job: JobRecord) -> Result<Generation> {
+    async fn begin_generation(
+        &self,
+        pipeline: Oid,
+        mut job: JobRecord,
+        last: Option<Generation>,
+    ) -> Result<Generation> {
         job.pipeline = pipeline;
         // Lost races are over in a moment: whoever won has raised the generation by then.
         for _ in 0..16 {
@@ -164,6 +169,12 @@ impl<D: SqlDriver> CatalogStore for SqlStore<D> {
                 .await?;
             let Some(row) = rows.first() else { continue };
             let seen = Generation(unsigned(row, 0)?);
+            if is_job_of(transaction.as_mut(), &job, seen).await? {
+                return Ok(seen);
+            }
+            if last.is_some_and(|last| last != seen) {
+                return Err(Error::Replaced);
+            }
             job.generation = seen.next();
             let raised = transaction
                 .execute(
@@ -361,6 +372,13 @@ async fn insert_object(transaction: &mut dyn SqlTransaction, object: &Arc<Object
         transaction.execute(sql, parameters).await?;
     }
     Ok(())
+}
+
+/// Whether `generation` was begun for this very job.
+async fn is_job_of(transaction: &mut dyn SqlTransaction, job: &JobRecord, generation: Generation) -> Result<bool> {
+    let sql = "SELECT job FROM laminar_job WHERE job = $1 AND pipeline = $2 AND generation = $3";
+    let parameters = vec![text(&job.job.0), integer(job.pipeline.0), integer(generation.0)];
+    Ok(!transaction.query(sql, parameters).await?.is_empty())
 }
 
 /// Closes what earlier runs left open, forgets the oldest, adds `job`.

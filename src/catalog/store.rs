@@ -56,8 +56,14 @@ pub trait CatalogStore: Send + Sync {
     async fn commit(&self, transaction: StoreTransaction) -> Result<CommitOutcome>;
 
     /// Starts a run: the pipeline's generation is raised by one and `job` recorded under it. Runs that ended without
-    /// saying so are closed as failed.
-    async fn begin_generation(&self, pipeline: Oid, job: JobRecord) -> Result<Generation>;
+    /// saying so are closed as failed. Asking again for the newest job (its answer having been lost) gives the same
+    /// generation again.
+    ///
+    /// `last`: what the caller's last run had, if this is to go on where that stopped. [`Error::Replaced`] when another run has
+    /// begun since, so that a server which was stopped for a while does not take the pipeline away from its successor.
+    ///
+    /// [`Error::Replaced`]: crate::catalog::error::Error::Replaced
+    async fn begin_generation(&self, pipeline: Oid, job: JobRecord, last: Option<Generation>) -> Result<Generation>;
 
     /// The generation that may decide now; `None` before the first run.
     async fn generation(&self, pipeline: Oid) -> Result<Option<Generation>>;

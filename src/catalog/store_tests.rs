@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::catalog::Catalog;
 use crate::catalog::change::{Change, NewObject};
+use crate::catalog::error::Error;
 use crate::catalog::jobs::{CheckpointKind, CheckpointRecord, Decision, InputEpoch, JobFilter, JobRecord, JobState};
 use crate::catalog::objects::{Connection, Object, ObjectHeader, ObjectKind, Secret, Table, View};
 use crate::catalog::secrets::SecretBox;
@@ -302,7 +303,10 @@ async fn generations_and_epochs_fence(store: Arc<dyn CatalogStore>) {
     store.migrate().await.unwrap();
     assert_eq!(store.generation(P).await.unwrap(), None);
     assert_eq!(store.decide_epoch(checkpoint(P, 1, 0)).await.unwrap(), Decision::Fenced);
-    assert_eq!(store.begin_generation(P, job("a", P)).await.unwrap(), Generation(1));
+    assert_eq!(
+        store.begin_generation(P, job("a", P), None).await.unwrap(),
+        Generation(1)
+    );
     assert_eq!(
         store.decide_epoch(checkpoint(P, 5, 1)).await.unwrap(),
         Decision::Committed
@@ -316,8 +320,21 @@ async fn generations_and_epochs_fence(store: Arc<dyn CatalogStore>) {
     other.id = "chk_other".into();
     assert_eq!(store.decide_epoch(other).await.unwrap(), Decision::Fenced);
     assert_eq!(store.decide_epoch(checkpoint(P, 4, 1)).await.unwrap(), Decision::Fenced);
-    assert_eq!(store.begin_generation(P, job("b", P)).await.unwrap(), Generation(2));
+    assert_eq!(
+        store.begin_generation(P, job("b", P), None).await.unwrap(),
+        Generation(2)
+    );
     assert_eq!(store.generation(P).await.unwrap(), Some(Generation(2)));
+    // The answer was lost: asking again begins nothing.
+    assert_eq!(
+        store.begin_generation(P, job("b", P), None).await.unwrap(),
+        Generation(2)
+    );
+    // The first run had an error and would go on.
+    let replaced = store.begin_generation(P, job("a2", P), Some(Generation(1))).await;
+    assert!(matches!(replaced, Err(Error::Replaced)), "{replaced:?}");
+    assert_eq!(store.generation(P).await.unwrap(), Some(Generation(2)));
+    assert_eq!(store.jobs(JobFilter::default()).await.unwrap().len(), 2);
     assert_eq!(store.decide_epoch(checkpoint(P, 6, 1)).await.unwrap(), Decision::Fenced);
     assert_eq!(store.decide_epoch(checkpoint(P, 6, 3)).await.unwrap(), Decision::Fenced);
     assert_eq!(store.decide_epoch(checkpoint(P, 5, 2)).await.unwrap(), Decision::Fenced);
@@ -333,10 +350,12 @@ async fn generations_and_epochs_fence(store: Arc<dyn CatalogStore>) {
         .map(|c| (c.epoch.0, c.generation.0))
         .collect();
     assert_eq!(epochs, [(6, 2), (5, 1)]);
+    let going_on = store.begin_generation(P, job("b2", P), Some(Generation(2))).await;
+    assert_eq!(going_on.unwrap(), Generation(3));
     // Another pipeline has a fence of its own.
     let other = Oid(20001);
     assert_eq!(
-        store.begin_generation(other, job("c", other)).await.unwrap(),
+        store.begin_generation(other, job("c", other), None).await.unwrap(),
         Generation(1)
     );
     assert_eq!(
@@ -351,7 +370,10 @@ async fn one_of_many_zombies_decides(store: Arc<dyn CatalogStore>) {
         .map(|number| {
             let store = Arc::clone(&store);
             crate::spawn::named("test run", async move {
-                let generation = store.begin_generation(P, job(&format!("j{number}"), P)).await.unwrap();
+                let generation = store
+                    .begin_generation(P, job(&format!("j{number}"), P), None)
+                    .await
+                    .unwrap();
                 let mut decided = Vec::new();
                 for epoch in 1..20 {
                     if store.decide_epoch(checkpoint(P, epoch, generation.0)).await.unwrap() == Decision::Committed {
@@ -406,7 +428,10 @@ async fn decisions_are_those_of_the_commit_protocol(store: Arc<dyn CatalogStore>
             pipeline = Oid(pipeline.0 + 1);
             for begun in 1..=generation {
                 let name = format!("{pipeline}_{begun}");
-                store.begin_generation(pipeline, job(&name, pipeline)).await.unwrap();
+                store
+                    .begin_generation(pipeline, job(&name, pipeline), None)
+                    .await
+                    .unwrap();
                 if let Some((decided, by)) = newest
                     && by == begun
                 {
@@ -430,7 +455,7 @@ async fn decisions_are_those_of_the_commit_protocol(store: Arc<dyn CatalogStore>
 async fn epochs_that_others_continue_from_are_known(store: Arc<dyn CatalogStore>) {
     store.migrate().await.unwrap();
     let (reader, other) = (Oid(20002), Oid(20003));
-    store.begin_generation(reader, job("r", reader)).await.unwrap();
+    store.begin_generation(reader, job("r", reader), None).await.unwrap();
     for epoch in 1..=3 {
         let mut record = checkpoint(reader, epoch, 1);
         let of = |pipeline, epoch| InputEpoch {
@@ -451,7 +476,7 @@ async fn epochs_that_others_continue_from_are_known(store: Arc<dyn CatalogStore>
 
 async fn checkpoints_are_listed_kept_and_deleted(store: Arc<dyn CatalogStore>) {
     store.migrate().await.unwrap();
-    store.begin_generation(P, job("a", P)).await.unwrap();
+    store.begin_generation(P, job("a", P), None).await.unwrap();
     for epoch in 1..=4 {
         let mut record = checkpoint(P, epoch, 1);
         record.kind = CheckpointKind::Stop;
@@ -497,14 +522,14 @@ async fn checkpoints_are_listed_kept_and_deleted(store: Arc<dyn CatalogStore>) {
 async fn jobs_are_closed_updated_and_forgotten(store: Arc<dyn CatalogStore>) {
     store.migrate().await.unwrap();
     let mut first = job("a", P);
-    first.generation = store.begin_generation(P, first.clone()).await.unwrap();
+    first.generation = store.begin_generation(P, first.clone(), None).await.unwrap();
     first.state = JobState::Running;
     first.restored_epoch = Some(Epoch(3));
     assert_eq!(store.update_job(first.clone()).await.unwrap(), Decision::Committed);
     assert_eq!(store.jobs(JobFilter::default()).await.unwrap(), vec![first.clone()]);
     let mut second = job("b", P);
     second.started_at_micros = 2000;
-    second.generation = store.begin_generation(P, second.clone()).await.unwrap();
+    second.generation = store.begin_generation(P, second.clone(), None).await.unwrap();
     // The first ended without saying so, and may no longer say anything.
     assert_eq!(store.update_job(first.clone()).await.unwrap(), Decision::Fenced);
     let jobs = store.jobs(JobFilter::default()).await.unwrap();
@@ -522,7 +547,7 @@ async fn jobs_are_closed_updated_and_forgotten(store: Arc<dyn CatalogStore>) {
     second.error = Some(ErrorReport::new(SqlState::DISK_FULL, "no 'space'").with_hint("Free some."));
     assert_eq!(store.update_job(second.clone()).await.unwrap(), Decision::Committed);
     let other = Oid(20001);
-    store.begin_generation(other, job("c", other)).await.unwrap();
+    store.begin_generation(other, job("c", other), None).await.unwrap();
     let newest = JobFilter {
         pipeline: Some(P),
         latest_only: true,
@@ -534,11 +559,11 @@ async fn jobs_are_closed_updated_and_forgotten(store: Arc<dyn CatalogStore>) {
     };
     assert_eq!(store.jobs(latest_only).await.unwrap().len(), 2);
     // A job's name cannot be used twice.
-    assert!(store.begin_generation(P, job("a", P)).await.is_err());
+    assert!(store.begin_generation(P, job("a", P), None).await.is_err());
     assert_eq!(store.generation(P).await.unwrap(), Some(Generation(2)));
     for number in 0..110 {
         store
-            .begin_generation(P, job(&format!("many{number}"), P))
+            .begin_generation(P, job(&format!("many{number}"), P), None)
             .await
             .unwrap();
     }
@@ -559,7 +584,7 @@ async fn records_of_a_pipeline_are_dropped(store: Arc<dyn CatalogStore>) {
     let other = Oid(20001);
     for pipeline in [P, other] {
         store
-            .begin_generation(pipeline, job(&format!("j{pipeline}"), pipeline))
+            .begin_generation(pipeline, job(&format!("j{pipeline}"), pipeline), None)
             .await
             .unwrap();
         store.decide_epoch(checkpoint(pipeline, 1, 1)).await.unwrap();

@@ -21,6 +21,7 @@ use crate::engine::exchange::input::{InputItem, InputMerge};
 use crate::engine::exchange::output::ExchangeOutput;
 use crate::engine::job_context::{BarrierAck, DriverId, JobContext, JobEvent, OperatorPart, PartContent};
 use crate::engine::job_metrics::OperatorMetrics;
+use crate::engine::memory_budget::{LOOK_AT_STATE, MemoryShare};
 use crate::engine::message::{Barrier, BarrierKind, Message, Watermark};
 use crate::engine::operator::{Operator, Output, OutputItem, Waits};
 use crate::engine::shard::{Control, ShardTask, Turn};
@@ -69,6 +70,9 @@ pub struct Driver {
     current: usize,
     /// When the splits of the source were last looked at.
     looked_at: Option<Instant>,
+    /// When the state was last looked at.
+    state_looked_at: Instant,
+    memory: MemoryShare,
 }
 
 pub enum Head {
@@ -108,6 +112,8 @@ type SinkWork = Box<dyn FnOnce() -> Result<(), Error> + Send>;
 impl Driver {
     pub fn new(id: DriverId, parallelism: u32, head: Head, stages: Vec<Stage>, context: Arc<JobContext>) -> Driver {
         Driver {
+            state_looked_at: Instant::now(),
+            memory: MemoryShare::new(&context.memory),
             id,
             parallelism,
             turn: TURN,
@@ -151,6 +157,10 @@ impl Driver {
 
     fn work(&mut self) -> Result<Turn, Error> {
         let started = Instant::now();
+        if started.duration_since(self.state_looked_at) >= LOOK_AT_STATE {
+            self.state_looked_at = started;
+            self.look_at_state();
+        }
         let mut rows = 0;
         // It may be an answer that has woken the driver.
         self.unfinished |= self.waits() != Waits::Nothing;
@@ -259,6 +269,19 @@ impl Driver {
                 InputItem::Nothing => HeadItem::Nothing(None),
             }),
         }
+    }
+
+    /// For those who watch, and for the limits of memory.
+    pub fn look_at_state(&mut self) {
+        let mut bytes = 0;
+        for stage in &self.stages {
+            if let Body::Operator(operator) = &stage.body {
+                let size = operator.state_size();
+                bytes += size.bytes;
+                stage.metrics.set_state(size, operator.late_rows());
+            }
+        }
+        self.memory.set(bytes);
     }
 
     /// For those who watch.
@@ -389,14 +412,14 @@ impl Driver {
             let stage = &mut self.stages[index];
             match &mut stage.body {
                 Body::Sink(sink) => sink.barrier(barrier),
-                Body::Operator(operator) => stage.metrics.set_state(operator.state_size(), operator.late_rows()),
-                Body::Pass | Body::Client(_) => {}
+                Body::Pass | Body::Client(_) | Body::Operator(_) => {}
             }
             for output in &mut stage.outputs {
                 output.control(&Message::Barrier(barrier))?;
             }
         }
         self.barrier = Some(passing);
+        self.look_at_state();
         self.look_at_splits();
         Ok(())
     }

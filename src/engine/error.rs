@@ -2,6 +2,7 @@
 
 use crate::error::{Blame, ErrorReport, Report, Retry, SqlState};
 use crate::state;
+use crate::types::byte_size::print_byte_size;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -56,6 +57,13 @@ pub enum Error {
     Reported(ErrorReport),
     #[error("pipeline \"{pipeline}\" does not exist")]
     UnknownPipeline { pipeline: String },
+    #[error("state takes {}, more than memory_limit allows: {}", print_byte_size(*.used), print_byte_size(*.limit))]
+    JobOutOfMemory { used: u64, limit: u64 },
+    #[error(
+        "state of all pipelines takes {}, more than the server's memory_limit of {}; this one's takes most, {}",
+        print_byte_size(*.used), print_byte_size(*.limit), print_byte_size(*.used_by_job)
+    )]
+    ProcessOutOfMemory { used_by_job: u64, used: u64, limit: u64 },
     #[error("pipeline \"{pipeline}\" is not running")]
     NotRunning { pipeline: String },
     #[error("pipeline \"{pipeline}\" is already running")]
@@ -102,6 +110,7 @@ impl Report for Error {
             | Error::AlreadyRunning { .. }
             | Error::StateMismatch { .. }
             | Error::Fenced { .. } => SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Error::JobOutOfMemory { .. } | Error::ProcessOutOfMemory { .. } => SqlState::OUT_OF_MEMORY,
             Error::Busy { .. } => SqlState::OBJECT_IN_USE,
             Error::UnknownCheckpoint { .. } => SqlState::UNDEFINED_OBJECT,
             Error::NoUsableCheckpoint { .. } => SqlState::DATA_CORRUPTED,
@@ -146,6 +155,11 @@ impl Report for Error {
             }),
             Error::Option(report) | Error::Reported(report) => report.hint.clone(),
             Error::InOperator { source, .. } => source.hint(),
+            Error::JobOutOfMemory { .. } | Error::ProcessOutOfMemory { .. } => Some(
+                "Let it forget rows (state_ttl, a window, a bound on time between joined rows), or give it more with memory_limit; laminar.operators \
+                 says where the bytes are. START PIPELINE goes on from the last checkpoint."
+                    .into(),
+            ),
             Error::NotRunning { .. } => Some("Start it with START PIPELINE.".into()),
             Error::AlreadyRunning { .. } => Some("Stop it with STOP PIPELINE, or use RESTART PIPELINE.".into()),
             Error::Stalled { .. } => Some(

@@ -13,6 +13,7 @@ use crate::engine::error::Error;
 use crate::engine::fragment::FragmentPlan;
 use crate::engine::graph::{GraphNode, JobGraph, StreamShape};
 use crate::engine::job_metrics::{JobMetrics, OperatorMetrics};
+use crate::engine::memory_budget::JobMemory;
 use crate::engine::message::Barrier;
 use crate::engine::operator::Operator;
 use crate::engine::results::history::ResultHistory;
@@ -41,6 +42,7 @@ pub struct JobContext {
     /// Foreground jobs only.
     pub client: Option<Arc<ClientQueue>>,
     pub metrics: Arc<JobMetrics>,
+    pub memory: Arc<JobMemory>,
 }
 
 /// Which run of which pipeline this is, in what its sinks leave outside.

@@ -23,6 +23,7 @@ pub mod job_context;
 pub mod job_metrics;
 pub mod join_spec;
 pub mod lookup_join_spec;
+pub mod memory_budget;
 pub mod message;
 pub mod operator;
 pub mod operators;

@@ -4,7 +4,6 @@
 //!
 //! Guarantee: rows before a barrier are written before the sink prepares for it, rows after it later.
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::SchemaRef;
 use std::collections::VecDeque;
 
@@ -14,6 +13,7 @@ use crate::engine::graph::SinkChangelog;
 use crate::engine::message::{Barrier, BarrierKind, Chunk};
 use crate::engine::upserts::Upserts;
 use crate::failpoint;
+use crate::types::record_batch::batch_of_rows;
 
 pub struct SinkTail {
     sink: Box<dyn Sink>,
@@ -42,9 +42,8 @@ impl SinkTail {
 
     /// Writes `chunk`, or keeps it until [`SinkTail::drain`] can.
     pub fn write(&mut self, mut chunk: Chunk) -> Result<(), Error> {
-        let options = RecordBatchOptions::new().with_row_count(Some(chunk.len()));
         let columns = chunk.rows.columns().to_vec();
-        chunk.rows = RecordBatch::try_new_with_options(SchemaRef::clone(&self.schema), columns, &options)?;
+        chunk.rows = batch_of_rows(SchemaRef::clone(&self.schema), columns, chunk.len())?;
         if let Some(upserts) = &mut self.upserts {
             return upserts.add(&chunk);
         }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int8Array, Int64Array, PrimitiveArray, RecordBatch, RecordBatchOptions,
-    StringArray, UInt16Array,
+    Array, ArrayRef, AsArray, BooleanArray, Int8Array, Int64Array, PrimitiveArray, RecordBatch, StringArray,
+    UInt16Array,
 };
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimestampMicrosecondType};
@@ -29,6 +29,7 @@ use crate::engine::results::history::PinnedInput;
 pub use crate::engine::saved_splits::{OFFSETS_TABLE, SavedSplits};
 use crate::ids::Epoch;
 use crate::state::table::{Distribution, OP_PUT, TableKind, TableWrite, leading_fields};
+use crate::types::record_batch::batch_of_rows;
 
 /// The event time of rows whose expression is NULL: before everything, so that they are late wherever time matters, with
 /// room for window arithmetic below it.
@@ -68,6 +69,8 @@ impl SourceOffsets {
 
 pub struct SourceHead {
     source: Box<dyn Source>,
+    /// The source ends by itself.
+    bounded: bool,
     time: Option<EventTimeSpec>,
     projection: Option<Vec<Arc<dyn PhysicalExpr>>>,
     output: SchemaRef,
@@ -98,6 +101,7 @@ impl SourceHead {
     ) -> SourceHead {
         let mut head = SourceHead {
             source,
+            bounded: spec.is_some_and(|spec| spec.table.bounded()),
             time: spec.and_then(|spec| spec.event_time.clone()),
             projection: spec.and_then(|spec| spec.projection.clone()),
             output,
@@ -268,8 +272,9 @@ impl SourceHead {
         let now = Instant::now();
         let mut next = None;
         if self.caught_up && self.watermarks.all_finished() {
-            // Every split so far has ended, but the source has not: more may come.
-            if !std::mem::replace(&mut self.idle_without_splits, true) {
+            // Every split so far has ended, but the source has not: more may come. A bounded one has only not said yet that it ends:
+            // idle, it would let others pass what the operators after it hold until then.
+            if !self.bounded && !std::mem::replace(&mut self.idle_without_splits, true) {
                 self.queue.push_back(HeadItem::Watermark(Watermark::Idle));
             }
             return None;
@@ -394,9 +399,8 @@ impl SourceHead {
                 .collect::<Result<Vec<ArrayRef>, _>>()?,
             None => rows.columns().to_vec(),
         };
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
         Ok(Chunk {
-            rows: RecordBatch::try_new_with_options(Arc::clone(&self.output), columns, &options)?,
+            rows: batch_of_rows(Arc::clone(&self.output), columns, rows.num_rows())?,
             weights,
             event_time: times.map(|times| without_nulls(&times)),
             key_hashes: None,
@@ -683,6 +687,22 @@ mod tests {
             &saved,
         );
         assert_eq!(drain(&mut second), ["w50", "d1", "d1", "w60"]);
+    }
+
+    #[test]
+    fn a_bounded_source_is_not_idle_before_it_says_again_that_its_splits_have_ended() {
+        let polls = vec![rows(0, &[Some(50)]), SourcePoll::SplitFinished { split: 0 }];
+        let mut first = head(1, polls, time(60_000, None), &SavedSplits::default());
+        first.bounded = true;
+        assert_eq!(drain(&mut first), ["d1", "w50"]);
+        let table = first.snapshot().unwrap().into_table();
+        let saved = SavedSplits::read(&Saved(table.rows[0].clone())).unwrap();
+        for (bounded, seen) in [(true, &["end"][..]), (false, &["idle", "end"])] {
+            let polls = vec![SourcePoll::Pending(Some(Instant::now())), SourcePoll::Finished];
+            let mut second = head(1, polls, time(60_000, None), &saved);
+            second.bounded = bounded;
+            assert_eq!(drain(&mut second), seen);
+        }
     }
 
     #[test]

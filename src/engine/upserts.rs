@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, SchemaRef};
 
 use crate::engine::error::Error;
@@ -15,6 +15,7 @@ use crate::engine::message::{CHUNK_ROWS_TARGET, Chunk, Weights};
 use crate::engine::operators::keys::{GroupKeys, key_hashes};
 use crate::engine::operators::net_rows::NetRows;
 use crate::error::SqlState;
+use crate::types::record_batch::batch_of_rows;
 
 pub struct Upserts {
     key: Vec<usize>,
@@ -77,8 +78,7 @@ impl Upserts {
     }
 
     fn chunk(&self, columns: Vec<ArrayRef>, rows: usize, weight: i64) -> Result<Chunk, Error> {
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
+        let rows = batch_of_rows(Arc::clone(&self.schema), columns, rows)?;
         Ok(Chunk {
             weights: match weight {
                 1 => Weights::AllInsert,
@@ -97,7 +97,7 @@ fn net_rows(schema: &SchemaRef) -> Result<NetRows, Error> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use arrow::array::{AsArray, Int64Array};
+    use arrow::array::{AsArray, Int64Array, RecordBatch};
     use arrow::datatypes::{Field, Int64Type, Schema};
 
     use super::*;

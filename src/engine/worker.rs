@@ -226,7 +226,8 @@ fn start_driver(parts: DriverParts) -> Option<Box<dyn ShardTask>> {
     });
     // Nobody listens any more once the job is torn down.
     match result {
-        Ok(driver) => {
+        Ok(mut driver) => {
+            driver.look_at_state();
             let _ = events.send(JobEvent::Ready(id));
             Some(Box::new(driver))
         }

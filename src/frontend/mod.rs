@@ -16,6 +16,7 @@ pub mod context;
 pub mod error;
 pub mod inline_tables;
 pub mod interval;
+mod masked_options;
 pub mod notice;
 pub mod parameter;
 pub mod pgwire;

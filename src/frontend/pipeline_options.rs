@@ -8,6 +8,7 @@ use crate::frontend::sql::statement::WaitUntil;
 use crate::options::{RawOptionValue, RawOptions, normalize_name};
 use crate::planner::rewrites::switches::{self, DisabledRewrites, Rewrite};
 use crate::state::key_group::KEY_GROUPS_DEFAULT;
+use crate::types::byte_size::parse_byte_size;
 
 /// An option of pipelines.
 pub struct PipelineOption {
@@ -48,6 +49,13 @@ pub const OPTIONS: &[PipelineOption] = &[
         kept: true,
         alterable: false,
         summary: "Groups untouched for so long are forgotten.",
+    },
+    PipelineOption {
+        name: "memory_limit",
+        aliases: &[],
+        kept: true,
+        alterable: true,
+        summary: "Bytes that its state may take; above that it fails, alone.",
     },
     PipelineOption {
         name: "allowed_lateness",
@@ -265,6 +273,10 @@ fn check(option: &PipelineOption, text: &str) -> Result<()> {
             Some(_) => Ok(()),
             None => Err(wrong(option, text, "a duration such as '1 day'")),
         },
+        "memory_limit" => match parse_byte_size(text) {
+            Some(_) => Ok(()),
+            None => Err(wrong(option, text, "a number of bytes, such as '512 MB'")),
+        },
         "disabled_rewrites" => rewrites(option, text).map(|_| ()),
         _ => Ok(()),
     }
@@ -339,6 +351,7 @@ mod tests {
         for (name, value) in [
             ("parallelism", "0"),
             ("checkpoint_interval", "soon"),
+            ("memory_limit", "much"),
             ("allowed_lateness", "soon"),
             ("wait", "for it"),
             ("key_groups", "1000"),

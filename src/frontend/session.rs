@@ -14,6 +14,7 @@ use crate::catalog::change::{Applied, Change};
 use crate::catalog::objects::{Object, ObjectKind, Pipeline};
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
 use crate::engine::coordinator::StartRequest;
+use crate::engine::coordinator::forget::Leftover;
 use crate::engine::coordinator::kept_table::keeper;
 use crate::error::{ErrorReport, SqlState};
 use crate::frontend::context::{ServerContext, SessionInfo};
@@ -368,27 +369,9 @@ pub(crate) async fn uninterrupted<T: Send + 'static>(
 }
 
 async fn apply_changes(server: Arc<ServerContext>, changes: Vec<Change>) -> Result<(Outcome, Vec<Notice>)> {
+    let before = server.catalog.snapshot();
     let applied = server.catalog.apply(changes).await?;
-    let mut warnings = Vec::new();
-    for dropped in &applied.dropped {
-        server.results.remove(dropped.oid());
-        server.tables.remove(dropped.oid());
-        let owner = match dropped {
-            Object::Pipeline(pipeline) => Some(pipeline.clone()),
-            Object::Table(table) => keeper(table),
-            _ => None,
-        };
-        if let Some(owner) = owner
-            && let Err(error) = server.coordinator.forget(&owner).await
-        {
-            let message = format!(
-                "{} \"{}\" was dropped, but not all that it left could be removed",
-                dropped.kind().word(),
-                owner.header.name
-            );
-            warnings.push(Notice::warning(SqlState::WARNING, message).with_detail(error.to_string()));
-        }
-    }
+    let mut warnings = forget_dropped(&server, &applied.dropped, &before).await;
     let snapshot = server.catalog.snapshot();
     let mut started = Vec::new();
     for oid in &applied.created {
@@ -423,4 +406,50 @@ async fn apply_changes(server: Arc<ServerContext>, changes: Vec<Change>) -> Resu
         }
     }
     Ok((Outcome { applied, started }, warnings))
+}
+
+/// Stops what was dropped, and removes what it kept here and, when all of it has ended, outside.
+async fn forget_dropped(
+    server: &Arc<ServerContext>,
+    all_dropped: &[Object],
+    before: &Arc<CatalogSnapshot>,
+) -> Vec<Notice> {
+    let mut warnings = Vec::new();
+    let mut pipelines = Vec::new();
+    for dropped in all_dropped {
+        server.results.remove(dropped.oid());
+        server.tables.remove(dropped.oid());
+        if let Object::Pipeline(pipeline) = dropped {
+            pipelines.push(pipeline.clone());
+        }
+        let owner = match dropped {
+            Object::Pipeline(pipeline) => Some(pipeline.clone()),
+            Object::Table(table) => keeper(table),
+            _ => None,
+        };
+        if let Some(owner) = owner
+            && let Err(error) = server.coordinator.forget(&owner).await
+        {
+            let message = format!(
+                "{} \"{}\" was dropped, but not all that it left could be removed",
+                dropped.kind().word(),
+                owner.header.name
+            );
+            warnings.push(Notice::warning(SqlState::WARNING, message).with_detail(error.to_string()));
+        }
+    }
+    let leftovers = server.coordinator.forget_outside(&pipelines, before).await;
+    warnings.extend(leftovers.into_iter().map(|leftover| left_behind(leftover, "dropped")));
+    warnings
+}
+
+/// `became`: what happened to the pipeline.
+pub(crate) fn left_behind(leftover: Leftover, became: &str) -> Notice {
+    let message = format!(
+        "pipeline \"{}\" was {became}, but {} could not be removed",
+        leftover.pipeline, leftover.kept.what
+    );
+    Notice::warning(SqlState::WARNING, message)
+        .with_detail(leftover.reason)
+        .with_hint(leftover.kept.by_hand)
 }

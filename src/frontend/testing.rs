@@ -50,6 +50,7 @@ impl TestServer {
         let results = Results::default();
         let tables = InternalTables::default();
         let coordinator = Coordinator::new(CoordinatorParts {
+            memory_limit: None,
             catalog: catalog.clone(),
             storage: CheckpointStorage::open(&url, &[]).unwrap(),
             compiler: Arc::new(SqlPipelineCompiler::new(Arc::clone(&environment), tables.clone())),

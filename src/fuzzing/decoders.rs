@@ -1,8 +1,8 @@
 //! The decoders of formats.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 
@@ -12,12 +12,11 @@ use crate::engine::formats::columns::{EXTENSION_NAME, JSON_EXTENSION};
 use crate::engine::formats::csv::{CsvDecoder, CsvEncoder, CsvOptions};
 use crate::engine::formats::json::decode::{JsonDecodeOptions, JsonDecoder};
 use crate::engine::formats::json::encode::{JsonEncodeOptions, JsonEncoder};
-use crate::engine::formats::protobuf::ProtobufOptions;
-use crate::engine::formats::protobuf::decode::Framing;
 use crate::engine::formats::raw::RawDecoder;
 use crate::engine::formats::upsert::{self, UpsertDecoder};
 use crate::engine::formats::{Decoder, Encoder, Input, debezium};
 use crate::engine::message::{Chunk, Weights};
+use crate::types::record_batch::batch_of_rows;
 
 /// What was reported: offset, bytes, reason.
 type Reported = (u64, Vec<u8>, String);
@@ -97,8 +96,7 @@ pub fn decoded(
     let rows = match shown.fields().is_empty() {
         true => {
             let count = batches.iter().map(RecordBatch::num_rows).sum();
-            let options = RecordBatchOptions::new().with_row_count(Some(count));
-            RecordBatch::try_new_with_options(shown, Vec::new(), &options).expect("rows without columns")
+            batch_of_rows(shown, Vec::new(), count).expect("rows without columns")
         }
         false => concat_batches(&shown, &batches).expect("batches of one decoder fit each other"),
     };
@@ -122,10 +120,10 @@ fn with_cuts(data: &[u8]) -> (Vec<usize>, usize, &[u8]) {
     (cuts, usize::from(*rows % 5) + 1, rest)
 }
 
-type Make<'a> = &'a dyn Fn() -> Box<dyn Decoder>;
+pub type Make<'a> = &'a dyn Fn() -> Box<dyn Decoder>;
 
 /// What comes out of the input, which is the same however it is cut.
-fn checked(make: Make<'_>, schema: &SchemaRef, data: &[u8]) -> (Outcome, Vec<u8>) {
+pub fn checked(make: Make<'_>, schema: &SchemaRef, data: &[u8]) -> (Outcome, Vec<u8>) {
     let (cuts, rows_max, bytes) = with_cuts(data);
     let whole = decoded(make(), schema, bytes, &[], 1 << 20);
     let pieces = decoded(make(), schema, bytes, &cuts, rows_max);
@@ -151,6 +149,22 @@ fn bad_lines_leave_no_trace(make: Make<'_>, schema: &SchemaRef, outcome: &Outcom
         (&outcome.rows, &outcome.weights),
         "a bad line left a trace"
     );
+}
+
+/// What `encoder` writes of the rows is what they are when it is read.
+pub fn written_is_read(make: Make<'_>, mut encoder: impl Encoder, rows: &RecordBatch) {
+    let mut out = Vec::new();
+    encoder.header(&mut out);
+    encoder
+        .encode(&Chunk::insert(rows.clone()), &mut out)
+        .expect("rows can be written");
+    let again = decoded(make(), &rows.schema(), &out, &[], 1 << 20);
+    assert!(
+        again.reported.is_empty(),
+        "what was written is refused: {:?}",
+        again.reported
+    );
+    assert_eq!(&again.rows, rows, "what was written is read otherwise");
 }
 
 fn json_field(name: &str) -> Field {
@@ -206,17 +220,8 @@ pub fn json(data: &[u8]) {
         || Box::new(JsonDecoder::new(&schema, JsonDecodeOptions::default()).expect("a schema")) as Box<dyn Decoder>;
     let (outcome, bytes) = checked(&make, &schema, data);
     bad_lines_leave_no_trace(&make, &schema, &outcome, &bytes);
-    let mut out = Vec::new();
-    JsonEncoder::new(&schema, JsonEncodeOptions::default())
-        .encode(&Chunk::insert(outcome.rows.clone()), &mut out)
-        .expect("rows can be written");
-    let again = decoded(make(), &schema, &out, &[], 1 << 20);
-    assert!(
-        again.reported.is_empty(),
-        "what was written is refused: {:?}",
-        again.reported
-    );
-    assert_eq!(again.rows, outcome.rows, "what was written is read otherwise");
+    let encoder = JsonEncoder::new(&schema, JsonEncodeOptions::default());
+    written_is_read(&make, encoder, &outcome.rows);
 }
 
 pub fn debezium(data: &[u8]) {
@@ -255,19 +260,7 @@ pub fn csv(data: &[u8]) {
         Box::new(CsvDecoder::new(&schema, options.clone(), names).expect("a schema")) as Box<dyn Decoder>
     };
     let (outcome, _) = checked(&make, &schema, data);
-    let mut encoder = CsvEncoder::new(&schema, options.clone());
-    let mut out = Vec::new();
-    encoder.header(&mut out);
-    encoder
-        .encode(&Chunk::insert(outcome.rows.clone()), &mut out)
-        .expect("rows can be written");
-    let again = decoded(make(), &schema, &out, &[], 1 << 20);
-    assert!(
-        again.reported.is_empty(),
-        "what was written is refused: {:?}",
-        again.reported
-    );
-    assert_eq!(again.rows, outcome.rows, "what was written is read otherwise");
+    written_is_read(&make, CsvEncoder::new(&schema, options.clone()), &outcome.rows);
 }
 
 pub fn raw(data: &[u8]) {
@@ -283,73 +276,4 @@ pub fn raw(data: &[u8]) {
             "a line is a row or reported"
         );
     }
-}
-
-/// Every kind of field.
-const PROTOBUF: &str = include_str!("everything.proto");
-
-fn everything() -> &'static ProtobufOptions {
-    static MESSAGE: OnceLock<ProtobufOptions> = OnceLock::new();
-    MESSAGE.get_or_init(|| ProtobufOptions::of_text(PROTOBUF, "Everything").expect("a schema"))
-}
-
-pub fn protobuf_file(data: &[u8]) {
-    let message = everything();
-    let schema = message.schema();
-    let make = || Box::new(message.decoder(&schema, Framing::Delimited).expect("its columns")) as Box<dyn Decoder>;
-    let (outcome, _) = checked(&make, &schema, data);
-    written_is_read(message, &schema, &outcome.rows);
-}
-
-/// Records one by one, between two good ones.
-pub fn protobuf(data: &[u8]) {
-    let message = everything();
-    let schema = message.schema();
-    let mut decoder = message.decoder(&schema, Framing::Message).expect("its columns");
-    let reports = Reports::default();
-    for bytes in [&b"\x10\x01"[..], data, &b"\x10\x02"[..]] {
-        let input = Input {
-            bytes,
-            offset: 0,
-            place: "input",
-            at_end: true,
-        };
-        let taken = decoder
-            .decode(input, 1, &reports)
-            .expect("messages are refused one by one");
-        assert_eq!(taken, bytes.len());
-    }
-    let rows = decoder.take().expect("complete rows make a batch");
-    let reported = reports.taken().len();
-    assert_eq!(rows.num_rows() + reported, 3, "a message is a row or reported");
-    let (first, last) = (rows.slice(0, 1), rows.slice(rows.num_rows() - 1, 1));
-    let clean = decoded(
-        Box::new(message.decoder(&schema, Framing::Delimited).expect("its columns")),
-        &schema,
-        b"\x02\x10\x01\x02\x10\x02",
-        &[],
-        10,
-    );
-    assert_eq!(
-        (first, last),
-        (clean.rows.slice(0, 1), clean.rows.slice(1, 1)),
-        "a message left a trace in its neighbours"
-    );
-    written_is_read(message, &schema, &rows);
-}
-
-fn written_is_read(message: &ProtobufOptions, schema: &SchemaRef, rows: &RecordBatch) {
-    let mut out = Vec::new();
-    let mut encoder = message.encoder(schema, Framing::Delimited).expect("its columns");
-    encoder
-        .encode(&Chunk::insert(rows.clone()), &mut out)
-        .expect("rows can be written");
-    let decoder = message.decoder(schema, Framing::Delimited).expect("its columns");
-    let again = decoded(Box::new(decoder), schema, &out, &[], 1 << 20);
-    assert!(
-        again.reported.is_empty(),
-        "what was written is refused: {:?}",
-        again.reported
-    );
-    assert_eq!(&again.rows, rows, "what was written is read otherwise");
 }

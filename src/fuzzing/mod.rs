@@ -4,7 +4,7 @@
 //! some thousand times. They ask for more than that nothing panics:
 //!
 //! - how input is cut into buffers changes neither rows nor what is reported ([`decoders`]);
-//! - a bad record leaves no trace;
+//! - a bad record leaves no trace ([`records`]);
 //! - what is written is read as it was;
 //! - a damaged checkpoint is an error that names the object ([`checkpoints`]).
 
@@ -12,10 +12,15 @@ mod checkpoints;
 mod decoders;
 mod files;
 mod messages;
+mod records;
 mod statements;
 
 /// Every target by the name of its folder of inputs.
 pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("arrow", files::arrow),
+    ("avro", records::avro),
+    ("avro_file", records::avro_file),
+    ("avro_framed", records::avro_framed),
     ("blob", checkpoints::blob),
     ("checkpoint", checkpoints::checkpoint),
     ("compressed", files::compressed),
@@ -27,8 +32,9 @@ pub const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("parquet", files::parquet),
     ("pgoutput", messages::pgoutput),
     ("pgwire", messages::pgwire),
-    ("protobuf", decoders::protobuf),
-    ("protobuf_file", decoders::protobuf_file),
+    ("protobuf", records::protobuf),
+    ("protobuf_file", records::protobuf_file),
+    ("protobuf_framed", records::protobuf_framed),
     ("protobuf_schema", statements::protobuf_schema),
     ("raw", decoders::raw),
     ("sql", statements::sql),

@@ -130,6 +130,10 @@ macro_rules! changed_inputs_keep_the_promises {
 }
 
 changed_inputs_keep_the_promises!(
+    arrow,
+    avro,
+    avro_file,
+    avro_framed,
     blob,
     checkpoint,
     compressed,
@@ -143,6 +147,7 @@ changed_inputs_keep_the_promises!(
     pgwire,
     protobuf,
     protobuf_file,
+    protobuf_framed,
     protobuf_schema,
     raw,
     sql,

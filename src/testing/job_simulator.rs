@@ -30,6 +30,7 @@ use crate::engine::job_context::{
     JobContext, JobEvent, OperatorPart, PartContent, RebasePolicy, RebaseRule, RestorePoint, RestoreSlot, RunName,
 };
 use crate::engine::job_metrics::JobMetrics;
+use crate::engine::memory_budget::MemoryBudget;
 use crate::engine::message::{Barrier, BarrierKind, Chunk, Watermark};
 use crate::engine::operator::{Operator, Output, StateSize};
 use crate::engine::operators::{BuildContext, build};
@@ -367,6 +368,7 @@ impl Run {
             operators: operators(results, log),
             dead_letters: DeadLetters::default(),
             client: None,
+            memory: MemoryBudget::new(None).job(None, Box::new(drop)),
         });
         let flags = |parallelism: u32| (0..parallelism).map(|_| Arc::new(Flag::default())).collect();
         let wakers: Vec<Vec<Arc<Flag>>> = context

@@ -65,10 +65,20 @@ impl TestKafka {
         let Some(server) = &mut self.server else {
             return false;
         };
-        let asked = Command::new("kill").arg(server.process.id().to_string()).status();
-        assert!(asked.unwrap().success());
+        server.signal("TERM");
         server.process.wait().unwrap();
         true
+    }
+
+    /// Until [`TestKafka::thaw`] the broker answers nothing, and no connection breaks; false when it is not this test's own.
+    pub fn freeze(&self) -> bool {
+        self.server.as_ref().inspect(|server| server.signal("STOP")).is_some()
+    }
+
+    pub fn thaw(&self) {
+        if let Some(server) = &self.server {
+            server.signal("CONT");
+        }
     }
 
     /// After [`TestKafka::stop`]: at the same address, with the same topics.
@@ -81,6 +91,12 @@ impl TestKafka {
 }
 
 impl OwnServer {
+    fn signal(&self, name: &str) {
+        let id = self.process.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
     fn wait_until_ready(&self) {
         let started = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {

@@ -2,10 +2,13 @@
 
 pub(crate) mod aggregate_specs;
 pub(crate) mod asof_specs;
+pub(crate) mod azure_server;
+pub mod certificates;
 pub(crate) mod faulty_objects;
 pub(crate) mod job_simulator;
 pub(crate) mod join_harness;
 pub mod kafka;
+pub mod kafka_gate;
 pub(crate) mod memory_state;
 mod nexmark;
 pub(crate) mod operator_harness;

@@ -15,7 +15,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
@@ -30,6 +30,7 @@ use crate::ids::Epoch;
 use crate::state::hash::hash_columns;
 use crate::state::key_group::KeyGroups;
 use crate::testing::memory_state::{MemoryState, snapshot_context};
+use crate::types::record_batch::batch_of_rows;
 
 /// What each subtask gets of a chunk behind a hash exchange by the columns `keys`: its number and its rows, which are some.
 /// Every other part comes with its hashes, as rows that were partitioned before do.
@@ -219,9 +220,8 @@ pub(crate) fn chunk_of(schema: &SchemaRef, lines: &[&str], event_time: Option<us
         let times = cast(&columns[at], &DataType::Int64).expect("microseconds");
         times.as_primitive::<Int64Type>().values().clone()
     });
-    let options = RecordBatchOptions::new().with_row_count(Some(weights.len()));
     Chunk {
-        rows: RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).expect("a batch"),
+        rows: batch_of_rows(Arc::clone(schema), columns, weights.len()).expect("a batch"),
         weights: if weights.iter().all(|&weight| weight == 1) {
             Weights::AllInsert
         } else {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StructArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StructArray};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -14,6 +14,7 @@ use crate::engine::connectors::{
 };
 use crate::engine::error::Error;
 use crate::engine::graph::{JobGraph, OperatorSpec};
+use crate::types::record_batch::batch_of_rows;
 
 /// Rows of each split in the order in which they come.
 #[derive(Debug)]
@@ -149,8 +150,7 @@ fn narrowed_rows(rows: &RecordBatch, schema: &SchemaRef) -> RecordBatch {
         narrowed(whole, field.data_type())
     };
     let columns = schema.fields().iter().map(column).collect();
-    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).expect("the columns of the schema")
+    batch_of_rows(Arc::clone(schema), columns, rows.num_rows()).expect("the columns of the schema")
 }
 
 fn narrowed(array: &ArrayRef, to: &DataType) -> ArrayRef {

@@ -3,10 +3,10 @@
 
 What it is: subjects, versions, ids, soft deletion of subjects, references, compatibility levels, lookup, basic authentication, TLS, the
 error codes and the words of Confluent's registry, kept in a file so that a restart finds them again. Avro schemas are parsed, and checked for
-compatibility, by the `avro` package of the Apache project.
+compatibility, by the `avro` package of the Apache project; Protobuf schemas are compiled, with what they refer to, by the compiler in `grpcio-tools`.
 
-What it is not: Confluent's registry. JSON and Protobuf schemas are kept as they are, unchecked and always compatible; there are no
-contexts, modes, roles or rules; one process. `LAMINAR_TEST_SCHEMA_REGISTRY=url` runs the same tests against another one.
+What it is not: Confluent's registry. JSON schemas are kept as they are, unchecked; they and Protobuf's are always compatible. A Protobuf schema that
+is registered as a descriptor in base64 stays one, which Confluent's registry makes a text of. There are no contexts, modes, roles or rules; one process. `LAMINAR_TEST_SCHEMA_REGISTRY=url` runs the same tests against another one.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import os
 import re
 import ssl
 import sys
+import tempfile
 import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
@@ -98,6 +99,45 @@ class Registry:
         except (avro.errors.AvroException, ValueError, KeyError, TypeError) as error:
             raise Refused(422, 42201, f"Invalid schema {schema}, details: {error}") from error
 
+    def compile(self, schema):
+        """The serialized descriptor of a Protobuf schema in base64; None without a compiler."""
+        try:
+            import google.protobuf.descriptor_pb2 as descriptors
+            import grpc_tools.protoc as protoc
+        except ImportError:
+            return None
+
+        def write(folder, name, schema):
+            path = os.path.join(folder, name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(schema["schema"])
+            for reference in schema.get("references", []):
+                _, id = self.version(reference["subject"], str(reference["version"]))
+                write(folder, reference["name"], self.schemas[id])
+
+        try:
+            given = base64.b64decode(schema["schema"], validate=True)
+            descriptors.FileDescriptorProto.FromString(given)
+            return schema["schema"]
+        except ValueError:
+            pass
+        with tempfile.TemporaryDirectory() as folder:
+            write(folder, "main.proto", schema)
+            set_of, google = os.path.join(folder, "set"), os.path.join(os.path.dirname(protoc.__file__), "_proto")
+            failed = protoc.main(["protoc", f"-I{folder}", f"-I{google}", f"--descriptor_set_out={set_of}", "main.proto"])
+            if failed:
+                raise Refused(422, 42201, f"Invalid schema {schema}, details: protoc refuses it")
+            with open(set_of, "rb") as file:
+                compiled = descriptors.FileDescriptorSet.FromString(file.read())
+        return base64.b64encode(compiled.file[0].SerializeToString()).decode()
+
+    def formatted(self, shown, query):
+        """What is shown of a schema, in the form that is asked for."""
+        if query.get("format") == ["serialized"] and shown.get("schemaType") == "PROTOBUF":
+            return {**shown, "schema": self.compile(shown)}
+        return shown
+
     def canonical(self, schema):
         if schema.get("schemaType", "AVRO") == "PROTOBUF":
             text = schema["schema"]
@@ -146,6 +186,8 @@ class Registry:
     def register(self, subject, schema):
         if schema.get("schemaType", "AVRO") == "AVRO":
             self.parse(schema)
+        if schema.get("schemaType") == "PROTOBUF":
+            self.compile(schema)
         versions = self.subjects.get(subject, [])
         id = self.find(schema)
         if any(known == id for _, known in versions):
@@ -178,7 +220,7 @@ def answer(registry, method, path, query, body):
         case "GET", "subjects", subject, "versions":
             return [number for number, _ in registry.versions(subject)]
         case "GET", "subjects", subject, "versions", version:
-            return registry.shown(subject, registry.version(subject, version))
+            return registry.formatted(registry.shown(subject, registry.version(subject, version)), query)
         case "GET", "subjects", subject, "versions", version, "schema":
             return json.loads(registry.schemas[registry.version(subject, version)[1]]["schema"])
         case "POST", "subjects", subject, "versions":
@@ -197,7 +239,7 @@ def answer(registry, method, path, query, body):
         case "GET", "schemas", "ids", id:
             if not id.isdigit() or int(id) not in registry.schemas:
                 raise Refused(404, 40403, f"Schema {id} not found")
-            return registry.schemas[int(id)]
+            return registry.formatted(registry.schemas[int(id)], query)
         case "POST", "compatibility", "subjects", subject, "versions", *version:
             versions = [registry.version(subject, version[0])] if version else registry.versions(subject)
             quarrels = registry.quarrels(body, subject, versions)

@@ -101,6 +101,16 @@ impl TestRegistry {
         u32::try_from(answer["id"].as_u64().unwrap_or_else(|| panic!("{answer}"))).unwrap()
     }
 
+    /// Registers a Protobuf schema that imports these files: name and subject of each, in their first versions.
+    pub fn register_protobuf(&self, subject: &str, schema: &str, imports: &[(&str, &str)]) -> u32 {
+        let reference =
+            |(name, subject): &(&str, &str)| serde_json::json!({ "name": name, "subject": subject, "version": 1 });
+        let references: Vec<serde_json::Value> = imports.iter().map(reference).collect();
+        let body = serde_json::json!({ "schema": schema, "schemaType": "PROTOBUF", "references": references });
+        let answer = self.ask("POST", &format!("subjects/{subject}/versions"), &body);
+        u32::try_from(answer["id"].as_u64().unwrap_or_else(|| panic!("{answer}"))).unwrap()
+    }
+
     /// Asks by way of Python, which every test can do without a runtime.
     pub fn ask(&self, method: &str, path: &str, body: &serde_json::Value) -> serde_json::Value {
         const ASK: &str = "import sys, urllib.request, urllib.error\n\

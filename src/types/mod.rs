@@ -7,10 +7,12 @@
 //! except VARCHAR and CHAR, whose lengths are checked where values enter and are not carried in Arrow (both come back as
 //! TEXT). Not guaranteed: that every Arrow type has a SQL type; unions have none.
 
+pub mod byte_size;
 pub mod float_text;
 pub mod identifier;
 mod parse;
 mod postgres;
+pub mod record_batch;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -1,11 +1,12 @@
 //! Builds the rows of a system relation: columns are given by name, those left out are NULL, or zero where a column
 //! cannot be NULL.
 
+use crate::types::record_batch::batch_of_rows;
 use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BooleanBuilder, Float32Builder, Int16Builder, Int32Builder, Int64Builder, ListBuilder, RecordBatch,
-    RecordBatchOptions, StringBuilder, TimestampMicrosecondBuilder, UInt32Builder, new_null_array,
+    StringBuilder, TimestampMicrosecondBuilder, UInt32Builder, new_null_array,
 };
 use arrow::datatypes::{DataType, Field, TimeUnit};
 
@@ -101,8 +102,7 @@ impl Rows {
             .enumerate()
             .map(|(index, field)| column(field, self.rows.iter().map(|row| &row[index])))
             .collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(self.rows.len()));
-        RecordBatch::try_new_with_options(schema, columns, &options)
+        batch_of_rows(schema, columns, self.rows.len())
             .expect("columns are built for the fields they belong to; a test builds every relation")
     }
 }

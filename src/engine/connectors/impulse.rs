@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt64Array};
+use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,7 @@ use crate::engine::connectors::{
 use crate::engine::error::Error;
 use crate::engine::formats::text_values::{self, DateCache};
 use crate::options::ResolvedOptions;
+use crate::types::record_batch::batch_of_rows;
 
 pub struct Impulse;
 
@@ -349,12 +350,7 @@ impl ImpulseSource {
             };
             columns.push(arrow::compute::cast(&column, field.data_type())?);
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(rows as usize));
-        Ok(RecordBatch::try_new_with_options(
-            Arc::clone(&self.schema),
-            columns,
-            &options,
-        )?)
+        Ok(batch_of_rows(Arc::clone(&self.schema), columns, rows as usize)?)
     }
 
     fn times(&self, split: &Split, rows: u64) -> TimestampMicrosecondArray {

@@ -12,6 +12,7 @@ pub(crate) mod files;
 pub mod filesystem;
 pub mod impulse;
 pub mod kafka;
+pub mod kept_outside;
 pub mod lookup;
 pub mod nexmark;
 pub mod options;
@@ -33,6 +34,7 @@ use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 
 use crate::clock::Clock;
+use crate::engine::connectors::kept_outside::{KeptOutside, PipelineUse};
 use crate::engine::connectors::lookup::{Lookup, LookupContext, LookupOptions};
 use crate::engine::connectors::options::{CommonOptions, OptionReader};
 use crate::engine::error::Error;
@@ -184,6 +186,16 @@ pub trait ConnectorTable: Send + Sync + fmt::Debug {
     /// What commits the sink's committables; one for all subtasks, used on the I/O runtime. No network and no disk yet.
     async fn open_committer(&self, _context: CommitterContext) -> Result<Box<dyn Committer>> {
         Ok(Box::new(NothingToCommit))
+    }
+
+    /// What a pipeline that uses the table so keeps outside beside its rows, for good; `None`: nothing. No network and no disk.
+    fn kept_outside(&self, _by: &PipelineUse) -> Option<KeptOutside> {
+        None
+    }
+
+    /// Removes that. The pipeline is gone and will not come back, though the last of its connections may be about to end. Idempotent.
+    async fn forget(&self, _by: &PipelineUse) -> Result<()> {
+        Ok(())
     }
 }
 

@@ -47,6 +47,7 @@ pub fn start(shared: &Shared, graph: JobGraph) -> Result<ForegroundJob, Error> {
         key_groups,
         restored,
         Some(Arc::clone(&queue)),
+        &shared.defaults,
     )?;
     let metrics = Arc::clone(&deployment.context().metrics);
     let run = Run::new(deployment, events, shared.defaults, Epoch(1), None);

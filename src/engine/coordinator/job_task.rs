@@ -22,7 +22,7 @@ use crate::engine::coordinator::garbage::collect_garbage;
 use crate::engine::coordinator::job::{Action, Event, Outcome, Phase, StopGoal, transition};
 use crate::engine::coordinator::kept_table::settings_of;
 use crate::engine::coordinator::progress::Progress;
-use crate::engine::coordinator::recovery::{StartFrom, StartPoint, find_start, new_job, pipeline_of};
+use crate::engine::coordinator::recovery::{Attempt, StartFrom, StartPoint, find_start, new_job, pipeline_of};
 use crate::engine::coordinator::restart::{self, HEALTHY_AFTER};
 use crate::engine::coordinator::result_load::load_results;
 use crate::engine::coordinator::run::{CaughtUpAnswer, CheckpointRequest, CheckpointStart, Checkpoints, News, Run};
@@ -85,6 +85,8 @@ pub struct JobTask {
     starting: Option<JoinHandle<(JobRecord, Result<StartPoint, Error>)>>,
     /// The generation that the start under way was given; 0 before.
     begun: Arc<AtomicU64>,
+    /// The generation of the last run of this task.
+    last: Option<Generation>,
     run: Option<Run>,
     place: Option<CheckpointPlace>,
     /// Of what went wrong last, for waiters and the record.
@@ -142,6 +144,7 @@ impl JobTask {
             watch,
             starting: None,
             begun: Arc::default(),
+            last: None,
             run: None,
             place: None,
             failure: None,
@@ -403,6 +406,7 @@ impl JobTask {
         self.job = job;
         let start = match result {
             Ok(start) => start,
+            Err(Error::Fenced { .. }) => return self.event(Event::Fenced).await,
             Err(error) => return self.failed(error.report()).await,
         };
         self.place = Some(start.place.clone());
@@ -422,7 +426,15 @@ impl JobTask {
             pipeline: start.place.path.clone(),
             generation: start.generation,
         };
-        let (deployment, events) = deploy(&self.shared, run, start.graph, start.key_groups, start.restored, None)?;
+        let (deployment, events) = deploy(
+            &self.shared,
+            run,
+            start.graph,
+            start.key_groups,
+            start.restored,
+            None,
+            &start.settings,
+        )?;
         *self.metrics.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&deployment.context().metrics);
         let checkpoints = CheckpointStart {
             place: start.place,
@@ -513,19 +525,23 @@ impl JobTask {
     fn start(&mut self) {
         self.wake_at = None;
         if self.job.generation.0 > 0 {
+            self.last = Some(self.job.generation);
             // Each run is recorded under its own name.
             self.job = new_job(&self.shared, self.pipeline, self.phase.job_state());
         }
         self.job.state = self.phase.job_state();
         let shared = Arc::clone(&self.shared);
         let mut job = self.job.clone();
-        let from = self.from;
         self.expect_progress(true);
         let watch = Arc::clone(&self.watch);
         self.begun = Arc::default();
-        let begun = Arc::clone(&self.begun);
+        let attempt = Attempt {
+            from: self.from,
+            after: self.last,
+            begun: Arc::clone(&self.begun),
+        };
         self.starting = Some(crate::spawn::named("start", async move {
-            let mut result = Box::pin(find_start(&shared, &mut job, from, &begun, &watch)).await;
+            let mut result = Box::pin(find_start(&shared, &mut job, &attempt, &watch)).await;
             if let Ok(start) = &result
                 && start.nothing_left
                 && let Err(error) = Box::pin(load_results(&shared, start)).await
@@ -558,10 +574,16 @@ impl JobTask {
     /// The failed run is closed with its error; the next attempt is another run.
     async fn close_record(&mut self) {
         let mut record = self.record_now();
+        if record.generation.0 == 0 {
+            return;
+        }
         record.state = JobState::Failed;
         record.finished_at_micros = Some(self.shared.clock.now_micros());
-        if let Err(error) = self.shared.catalog.store().update_job(record).await {
-            warn!(pipeline = %self.pipeline, %error, "could not record the failure of a job");
+        match self.shared.catalog.store().update_job(record).await {
+            Ok(Decision::Committed) => {}
+            // What went wrong is most likely that its files are not its own any more.
+            Ok(Decision::Fenced) => self.phase = transition(self.phase, Event::Fenced).0,
+            Err(error) => warn!(pipeline = %self.pipeline, %error, "could not record the failure of a job"),
         }
     }
 
@@ -601,7 +623,7 @@ impl JobTask {
     }
 
     async fn end(&mut self) {
-        let Phase::Ended(outcome) = self.phase else {
+        let Phase::Ended(mut outcome) = self.phase else {
             return;
         };
         self.tear_down().await;
@@ -609,6 +631,11 @@ impl JobTask {
         self.job.desired_running = matches!(outcome, Outcome::ShutDown | Outcome::Failed);
         if outcome == Outcome::Finished {
             self.failure = None;
+        }
+        if outcome != Outcome::Fenced && self.record_end().await == Decision::Fenced {
+            // It failed because it was replaced, or came to its end too late; others count.
+            outcome = Outcome::Fenced;
+            self.phase = Phase::Ended(outcome);
         }
         match outcome {
             Outcome::Fenced => {
@@ -621,19 +648,20 @@ impl JobTask {
         }
         let failure = self.failure.clone().filter(|_| outcome == Outcome::Failed);
         self.tell(end_of(outcome), failure.as_ref());
-        if outcome != Outcome::Fenced {
-            self.record_end().await;
-        }
         self.publish(true);
         self.answer_at_end(outcome);
     }
 
-    async fn record_end(&mut self) {
+    async fn record_end(&mut self) -> Decision {
         let mut attempt = 1;
-        while let Err(error) = self.try_record_end().await {
+        loop {
+            let error = match self.try_record_end().await {
+                Ok(decision) => return decision,
+                Err(error) => error,
+            };
             if attempt >= RECORD_ATTEMPTS {
                 error!(pipeline = %self.pipeline, %error, "could not record the end of a job");
-                return;
+                return Decision::Committed;
             }
             tokio::time::sleep(restart::delay(attempt, rand::random())).await;
             attempt += 1;
@@ -642,9 +670,11 @@ impl JobTask {
 
     /// The state first: a crash in between starts a pipeline that has finished once more, which finds nothing to do. The
     /// other way round it would be left neither running nor finished.
-    async fn try_record_end(&self) -> Result<(), crate::catalog::error::Error> {
-        if self.job.generation.0 > 0 {
-            self.shared.catalog.store().update_job(self.record_now()).await?;
+    async fn try_record_end(&self) -> Result<Decision, crate::catalog::error::Error> {
+        if self.job.generation.0 > 0
+            && self.shared.catalog.store().update_job(self.record_now()).await? == Decision::Fenced
+        {
+            return Ok(Decision::Fenced);
         }
         let snapshot = self.shared.catalog.snapshot();
         let is_pipeline = matches!(snapshot.get(self.pipeline), Some(Object::Pipeline(_)));
@@ -655,7 +685,7 @@ impl JobTask {
             };
             self.shared.catalog.apply(vec![change]).await?;
         }
-        Ok(())
+        Ok(Decision::Committed)
     }
 
     fn answer_at_end(&mut self, outcome: Outcome) {

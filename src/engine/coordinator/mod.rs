@@ -16,6 +16,7 @@ pub mod commit_watch;
 mod deploy;
 pub mod evolution;
 pub mod foreground;
+pub mod forget;
 pub mod garbage;
 pub mod history;
 pub mod job;
@@ -60,6 +61,7 @@ use crate::engine::events::Events;
 use crate::engine::graph::{GraphNode, JobGraph};
 use crate::engine::job_context::{OperatorFactory, OperatorPlace};
 use crate::engine::job_metrics::OperatorStatus;
+use crate::engine::memory_budget::MemoryBudget;
 use crate::engine::operators::{self, BuildContext};
 use crate::engine::results::Results;
 use crate::engine::worker::Worker;
@@ -100,6 +102,8 @@ pub struct CoordinatorParts {
     pub runtime: tokio::runtime::Handle,
     /// For pipelines whose options say nothing.
     pub defaults: PipelineSettings,
+    /// Bytes that the state of all jobs may take.
+    pub memory_limit: Option<u64>,
 }
 
 /// A cheap handle.
@@ -126,6 +130,7 @@ pub struct Shared {
     pub runtime: tokio::runtime::Handle,
     pub defaults: PipelineSettings,
     pub history: Arc<CheckpointHistory>,
+    pub memory: Arc<MemoryBudget>,
 }
 
 struct JobHandle {
@@ -210,6 +215,7 @@ impl Coordinator {
             clock: parts.clock,
             runtime: parts.runtime,
             defaults: parts.defaults,
+            memory: MemoryBudget::new(parts.memory_limit),
         };
         Coordinator {
             shared: Arc::new_cyclic(shared),

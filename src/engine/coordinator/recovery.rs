@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use crate::catalog;
 use crate::catalog::jobs::{CheckpointRecord, JobRecord};
 use crate::catalog::objects::Pipeline;
+use crate::catalog::snapshot::CatalogSnapshot;
 use crate::engine::coordinator::Shared;
 use crate::engine::coordinator::commit::{CheckpointPlace, Committers, commit_sinks, mark_committed};
 use crate::engine::coordinator::commit_watch::CommitWatch;
@@ -60,23 +62,29 @@ pub struct StartPoint {
     pub nothing_left: bool,
 }
 
-/// Does everything up to the deployment. `job` is recorded under the new generation, which is put into `begun` at once.
+/// One start of a run.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub from: StartFrom,
+    /// The run that it continues; nothing starts when that is not the newest any more.
+    pub after: Option<Generation>,
+    /// The generation that it was given; 0 before.
+    pub begun: Arc<AtomicU64>,
+}
+
+/// Does everything up to the deployment. `job` is recorded under the new generation, which `attempt` shows at once.
 pub async fn find_start(
     shared: &Shared,
     job: &mut JobRecord,
-    from: StartFrom,
-    begun: &AtomicU64,
+    attempt: &Attempt,
     watch: &Arc<CommitWatch>,
 ) -> Result<StartPoint, Error> {
+    let from = attempt.from;
     let pipeline = pipeline_of(shared, job.pipeline)?;
     let settings = settings_of(&shared.catalog.snapshot(), &pipeline, shared.defaults)?;
     job.parallelism = settings.parallelism;
     let store = shared.catalog.store();
-    job.generation = store
-        .begin_generation(job.pipeline, job.clone())
-        .await
-        .map_err(catalog_error)?;
-    begun.store(job.generation.0, Ordering::SeqCst);
+    begin(shared, &pipeline, job, attempt).await?;
     let place = place_of(shared, &pipeline, job, watch);
     let records = store
         .latest_checkpoints(job.pipeline, CHECKPOINTS_TRIED)
@@ -129,6 +137,20 @@ pub async fn find_start(
         nothing_left,
         manifest,
     })
+}
+
+/// Records `job` under a generation of its own.
+async fn begin(shared: &Shared, pipeline: &Pipeline, job: &mut JobRecord, attempt: &Attempt) -> Result<(), Error> {
+    let store = shared.catalog.store();
+    let begun = store.begin_generation(job.pipeline, job.clone(), attempt.after).await;
+    job.generation = begun.map_err(|error| match error {
+        catalog::error::Error::Replaced => Error::Fenced {
+            pipeline: pipeline.header.name.clone(),
+        },
+        error => catalog_error(error),
+    })?;
+    attempt.begun.store(job.generation.0, Ordering::SeqCst);
+    Ok(())
 }
 
 /// What this definition can use of a checkpoint of an earlier one.
@@ -208,8 +230,17 @@ pub fn key_groups_of(pipeline: &Pipeline) -> Result<KeyGroups, Error> {
 
 /// Compiles off the I/O threads; a panic of the planner is an error of this job.
 pub async fn compile(shared: &Shared, pipeline: &Pipeline, parallelism: u32) -> Result<JobGraph, Error> {
+    compile_in(shared, pipeline, parallelism, shared.catalog.snapshot()).await
+}
+
+/// The same in a catalog that may be an earlier one.
+pub async fn compile_in(
+    shared: &Shared,
+    pipeline: &Pipeline,
+    parallelism: u32,
+    snapshot: Arc<CatalogSnapshot>,
+) -> Result<JobGraph, Error> {
     let compiler = Arc::clone(&shared.compiler);
-    let snapshot = shared.catalog.snapshot();
     let pipeline = pipeline.clone();
     let compiled = tokio::task::spawn_blocking(move || compiler.compile(&pipeline, parallelism, &snapshot));
     match compiled.await {
@@ -221,7 +252,7 @@ pub async fn compile(shared: &Shared, pipeline: &Pipeline, parallelism: u32) -> 
     }
 }
 
-pub fn catalog_error(error: crate::catalog::error::Error) -> Error {
+pub fn catalog_error(error: catalog::error::Error) -> Error {
     Error::Reported(error.report())
 }
 

@@ -12,10 +12,13 @@
 
 use std::time::Duration;
 
+use tracing::info;
+
 use crate::catalog::change::{Change, PipelineReplacement, plan};
 use crate::catalog::jobs::{CheckpointRecord, JobFilter};
 use crate::catalog::objects::Pipeline;
 use crate::engine::coordinator::evolution::{Evolution, SavedLineages, evolve};
+use crate::engine::coordinator::forget::{Leftover, OutsideUse, forget_uses, outside_uses};
 use crate::engine::coordinator::job::StopGoal;
 use crate::engine::coordinator::job_task::Command;
 use crate::engine::coordinator::kept_table::settings_of;
@@ -62,6 +65,15 @@ impl Replacement {
     }
 }
 
+/// What came of it.
+#[derive(Debug)]
+pub struct Replaced {
+    /// The new definition's run.
+    pub job: Option<JobId>,
+    /// What the old definition had outside, the new one does not use, and could not be removed.
+    pub leftovers: Vec<Leftover>,
+}
+
 /// A pipeline that is being replaced: nothing else starts it.
 struct Held<'a> {
     coordinator: &'a Coordinator,
@@ -90,9 +102,13 @@ impl Coordinator {
     }
 
     /// Replaces the pipeline. After an error it is what it was, and runs if it did.
-    pub async fn replace(&self, replacement: Replacement) -> Result<Option<JobId>> {
+    pub async fn replace(&self, replacement: Replacement) -> Result<Replaced> {
         let oid = replacement.pipeline.header.oid;
         let old = pipeline_of(&self.shared, oid)?;
+        let mut unused = self.uses_before(&old).await;
+        // It keeps its public id, of which the names outside are made.
+        let used = outside_uses(&old, &replacement.graph);
+        unused.retain(|before| used.iter().all(|now| now.by != before.by));
         let held = self.hold(&old)?;
         self.check_before_the_stop(&replacement).await?;
         let was_running = self.is_running(oid);
@@ -109,7 +125,20 @@ impl Coordinator {
             true => self.launch(&now, StartFrom::Newest).map(Some),
             false => Ok(None),
         };
-        exchanged.and(started)
+        let job = exchanged.and(started)?;
+        let leftovers = forget_uses(unused).await;
+        Ok(Replaced { job, leftovers })
+    }
+
+    /// What the old definition keeps outside; nothing of one that does not compile any more.
+    async fn uses_before(&self, old: &Pipeline) -> Vec<OutsideUse> {
+        match self.uses_in(old, &self.shared.catalog.snapshot()).await {
+            Ok(uses) => uses,
+            Err(error) => {
+                info!(pipeline = old.header.name, %error, "what the old definition keeps outside is not known");
+                Vec::new()
+            }
+        }
     }
 
     /// With a checkpoint. One that does not come is done without: what was processed since the one before comes again.

@@ -106,7 +106,15 @@ async fn load(
     restored: Arc<dyn RestorePoint>,
     epoch: Epoch,
 ) -> Result<(), Error> {
-    let (deployment, mut events) = deploy(shared, RunName::default(), graph, key_groups, restored, None)?;
+    let (deployment, mut events) = deploy(
+        shared,
+        RunName::default(),
+        graph,
+        key_groups,
+        restored,
+        None,
+        &shared.defaults,
+    )?;
     let drivers: BTreeSet<_> = deployment.driver_ids().into_iter().collect();
     let mut not_ready = drivers.clone();
     let mut not_passed = drivers;

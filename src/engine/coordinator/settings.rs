@@ -6,6 +6,7 @@ use crate::engine::connectors::options::parse_duration;
 use crate::engine::error::Error;
 use crate::error::{ErrorReport, SqlState};
 use crate::options::{RawOptionValue, RawOptions};
+use crate::types::byte_size::parse_byte_size;
 
 /// More subtasks than key groups could not all have work.
 pub const PARALLELISM_MAX: u32 = 1024;
@@ -24,6 +25,8 @@ pub struct PipelineSettings {
     pub on_demand: bool,
     /// A job is not called degraded before it has got no further for this long, however short its intervals are.
     pub stall_least: Duration,
+    /// Bytes that its state may take; `None`: as many as the process has for all.
+    pub memory_limit: Option<u64>,
 }
 
 impl Default for PipelineSettings {
@@ -34,6 +37,7 @@ impl Default for PipelineSettings {
             barrier_interval: Duration::from_secs(1),
             on_demand: false,
             stall_least: Duration::from_secs(10),
+            memory_limit: None,
         }
     }
 }
@@ -50,6 +54,11 @@ impl PipelineSettings {
                     return Err(wrong("parallelism", text, hint));
                 }
             };
+        }
+        if let Some(text) = text_of(options, "memory_limit")? {
+            let hint = "It is a number of bytes with or without a unit, such as '512 MB'.".to_owned();
+            let limit = parse_byte_size(text).ok_or_else(|| wrong("memory_limit", text, hint))?;
+            settings.memory_limit = Some(limit);
         }
         for (name, value) in [
             ("checkpoint_interval", &mut settings.checkpoint_interval),
@@ -102,9 +111,11 @@ mod tests {
             ("parallelism", "3"),
             ("checkpoint_interval", "100 ms"),
             ("state_ttl", "1 day"),
+            ("memory_limit", "64 MB"),
         ])
         .unwrap();
         assert_eq!(settings.parallelism, 3);
+        assert_eq!(settings.memory_limit, Some(64 << 20));
         assert_eq!(settings.checkpoint_interval, Duration::from_millis(100));
         assert_eq!(settings.barrier_interval, Duration::from_secs(1));
     }
@@ -115,5 +126,6 @@ mod tests {
         assert!(settings(&[("parallelism", "many")]).is_err());
         assert!(settings(&[("checkpoint_interval", "1 ms")]).is_err());
         assert!(settings(&[("barrier_interval", "soon")]).is_err());
+        assert!(settings(&[("memory_limit", "much")]).is_err());
     }
 }

@@ -3,13 +3,14 @@
 //! The frozen hash is computed once and travels with the rows; key group and owner follow from it; a counting sort of
 //! row numbers by owner and one `take` a column give a chunk whose slices go to the targets without another copy.
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{ArrayRef, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 
 use crate::engine::error::Error;
 use crate::engine::message::{Chunk, Weights};
 use crate::state::hash::hash_rows;
 use crate::state::key_group::{KeyGroup, KeyGroups};
+use crate::types::record_batch::batch_of_rows;
 
 /// Reused between chunks.
 #[derive(Debug)]
@@ -133,9 +134,8 @@ fn take_chunk(chunk: &Chunk, order: Vec<u32>, hashes: &[u64]) -> Result<Chunk, E
         .iter()
         .map(|column| arrow::compute::take(column, &order, None))
         .collect::<Result<Vec<_>, _>>()?;
-    let options = RecordBatchOptions::new().with_row_count(Some(order.len()));
     Ok(Chunk {
-        rows: RecordBatch::try_new_with_options(chunk.rows.schema(), columns, &options)?,
+        rows: batch_of_rows(chunk.rows.schema(), columns, order.len())?,
         weights,
         event_time,
         key_hashes,
@@ -161,7 +161,7 @@ mod tests {
 
     use std::sync::Arc;
 
-    use arrow::array::{Array, AsArray, Int64Array, StringArray};
+    use arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringArray};
     use arrow::datatypes::{DataType, Field, Int64Type, Schema};
     use proptest::prelude::*;
 

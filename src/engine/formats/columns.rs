@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Decimal128Array, FixedSizeBinaryArray, ListArray, MapArray, PrimitiveArray,
-    RecordBatch, RecordBatchOptions, StringArray, StructArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, TimestampMillisecondArray,
     TimestampNanosecondArray, TimestampSecondArray,
 };
 use arrow::buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
@@ -21,6 +21,7 @@ use arrow::datatypes::{
 use crate::engine::error::Error;
 use crate::engine::formats::json::shape::Shape;
 use crate::engine::formats::text_values::{self, DateCache, ValueFault, ValueResult};
+use crate::types::record_batch::batch_of_rows;
 
 /// Field metadata that marks a text column as JSON.
 pub const EXTENSION_NAME: &str = "ARROW:extension:name";
@@ -593,12 +594,7 @@ impl BatchBuilder {
     pub fn take(&mut self) -> Result<RecordBatch, Error> {
         let rows = std::mem::take(&mut self.rows);
         let columns = self.root.finish_fields(rows)?;
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(RecordBatch::try_new_with_options(
-            Arc::clone(&self.schema),
-            columns,
-            &options,
-        )?)
+        Ok(batch_of_rows(Arc::clone(&self.schema), columns, rows)?)
     }
 }
 

@@ -12,8 +12,9 @@ use arrow::util::display::ArrayFormatter;
 use crate::engine::connectors::options::{OptionReader, wrong_value};
 use crate::engine::connectors::{BadRow, BadRowHandler};
 use crate::engine::error::Error;
+use crate::engine::formats::added_rows::for_each_added;
 use crate::engine::formats::columns::{BatchBuilder, value_message};
-use crate::engine::formats::json::encode::{append_only_weight, write_hex_digits, write_timestamp_text};
+use crate::engine::formats::json::encode::{write_hex_digits, write_timestamp_text};
 use crate::engine::formats::{Decoder, Encoder, Input};
 use crate::engine::message::Chunk;
 
@@ -327,25 +328,23 @@ impl Encoder for CsvEncoder {
         let columns = chunk.rows.columns();
         let cells = columns.iter().map(CsvCells::new).collect::<Result<Vec<_>, _>>()?;
         let mut text = Vec::new();
-        for row in 0..chunk.len() {
-            for _ in 0..append_only_weight(chunk.weight(row))? {
-                for (index, cells) in cells.iter().enumerate() {
-                    if index > 0 {
-                        out.push(self.options.delimiter);
-                    }
-                    if columns[index].is_null(row) {
-                        out.extend_from_slice(self.options.null_string.as_bytes());
-                        continue;
-                    }
-                    text.clear();
-                    cells.write(row, &mut text);
-                    self.write_field(&text, out);
+        for_each_added(chunk, |row| {
+            for (index, cells) in cells.iter().enumerate() {
+                if index > 0 {
+                    out.push(self.options.delimiter);
                 }
-                out.push(b'\n');
-                written(row, out);
+                if columns[index].is_null(row) {
+                    out.extend_from_slice(self.options.null_string.as_bytes());
+                    continue;
+                }
+                text.clear();
+                cells.write(row, &mut text);
+                self.write_field(&text, out);
             }
-        }
-        Ok(())
+            out.push(b'\n');
+            written(row, out);
+            Ok(())
+        })
     }
 }
 

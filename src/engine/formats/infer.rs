@@ -56,7 +56,7 @@ pub fn infer(options: &FormatOptions, sample: &[u8], place: &str) -> Result<Opti
             });
         }
         Format::Protobuf => return Ok(options.known_schema()),
-        Format::DebeziumJson | Format::DebeziumAvro | Format::Parquet => return Ok(None),
+        Format::DebeziumJson | Format::DebeziumAvro | Format::Parquet | Format::Arrow => return Ok(None),
     };
     if columns.is_empty() {
         return Err(Error::Data {

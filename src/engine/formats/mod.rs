@@ -6,6 +6,8 @@
 //! Guarantee: how input is cut into buffers never changes the rows; a record that cannot be decoded is reported with its
 //! bytes and leaves no trace in the columns.
 
+pub mod added_rows;
+pub mod arrow_stream;
 pub mod avro;
 pub mod columns;
 pub mod csv;
@@ -14,6 +16,7 @@ pub mod infer;
 pub mod json;
 pub mod protobuf;
 pub mod raw;
+pub mod registered;
 pub mod text_values;
 pub mod upsert;
 
@@ -30,8 +33,8 @@ use crate::engine::formats::avro::decode::AvroDecoder;
 use crate::engine::formats::csv::CsvOptions;
 use crate::engine::formats::json::decode::{JsonDecodeOptions, JsonDecoder};
 use crate::engine::formats::json::encode::{DecimalEncoding, JsonEncodeOptions, JsonEncoder};
-use crate::engine::formats::protobuf::ProtobufOptions;
 use crate::engine::formats::protobuf::decode::Framing;
+use crate::engine::formats::protobuf::{ProtobufOptions, ProtobufTable};
 use crate::engine::formats::raw::{RawDecoder, RawEncoder};
 use crate::engine::formats::upsert::{UpsertDecoder, UpsertEncoder};
 use crate::engine::graph::SinkChangelog;
@@ -96,6 +99,7 @@ pub enum Format {
     RawBytes,
     Protobuf,
     Parquet,
+    Arrow,
     Avro,
     DebeziumAvro,
 }
@@ -109,6 +113,7 @@ pub const FORMATS: &[(&str, Format)] = &[
     ("raw_bytes", Format::RawBytes),
     ("protobuf", Format::Protobuf),
     ("parquet", Format::Parquet),
+    ("arrow", Format::Arrow),
     ("avro", Format::Avro),
     ("debezium_avro", Format::DebeziumAvro),
 ];
@@ -171,7 +176,7 @@ pub struct FormatOptions {
     /// The id of a schema stands in front of records of JSON.
     pub framed_json: bool,
     /// Of format `protobuf`.
-    pub protobuf: Option<ProtobufOptions>,
+    pub protobuf: Option<ProtobufTable>,
     /// Records replace each other by the table's key; this field marks those that go.
     pub upsert_marker: Option<String>,
 }
@@ -211,7 +216,7 @@ impl FormatOptions {
             },
             framed_json,
             protobuf: match format {
-                Format::Protobuf => Some(ProtobufOptions::read(options)?),
+                Format::Protobuf => Some(ProtobufTable::read(options)?),
                 _ => None,
             },
             upsert_marker: upsert_marker(options, format)?,
@@ -220,26 +225,32 @@ impl FormatOptions {
 
     /// Where the schemas are without which records cannot be decoded.
     pub fn registry_of_ids(&self) -> Option<Arc<SchemaRegistry>> {
+        if let Some(ProtobufTable::Registered(messages)) = &self.protobuf {
+            return Some(messages.registry());
+        }
         let needs = matches!(self.format, Format::Avro | Format::DebeziumAvro);
         self.avro.registry.as_ref().filter(|_| needs).map(Arc::clone)
     }
 
     /// The columns of a table declared without any, where the format's options say them.
     pub fn known_schema(&self) -> Option<SchemaRef> {
-        self.protobuf.as_ref().map(ProtobufOptions::schema)
+        self.given_message().map(ProtobufOptions::schema)
     }
 
     /// Whether the format's options know these columns; asked where the table says what its columns are.
     pub fn check_columns(&self, declared: Option<&SchemaRef>, is_sink: bool) -> Result<(), Error> {
-        match (&self.protobuf, declared) {
+        match (self.given_message(), declared) {
             (Some(protobuf), Some(declared)) => protobuf.check(declared, is_sink),
             _ => Ok(()),
         }
     }
 
+    fn given_message(&self) -> Option<&ProtobufOptions> {
+        self.protobuf.as_ref().and_then(ProtobufTable::given)
+    }
+
     fn protobuf(&self) -> Result<&ProtobufOptions, Error> {
-        self.protobuf
-            .as_ref()
+        self.given_message()
             .ok_or_else(|| Error::Internal("format \"protobuf\" without a schema".into()))
     }
 
@@ -283,7 +294,7 @@ impl FormatOptions {
         }
     }
 
-    /// A decoder of text formats; Parquet files are read by whoever can seek in them. `key`: see [`SourceContext::key`].
+    /// A decoder of formats of records; Parquet and Arrow are read by connectors of files, a batch at a time. `key`: see [`SourceContext::key`].
     ///
     /// [`SourceContext::key`]: crate::engine::connectors::SourceContext::key
     pub fn decoder(&self, schema: &SchemaRef, key: Option<&[usize]>) -> Result<Box<dyn Decoder>, Error> {
@@ -295,7 +306,9 @@ impl FormatOptions {
             Format::DebeziumJson => Box::new(debezium::decoder(schema, key, self.json_decode)?),
             Format::Avro => Box::new(avro::container::ContainerDecoder::new(&records)?),
             Format::Protobuf => Box::new(self.protobuf()?.decoder(schema, Framing::Delimited)?),
-            Format::Parquet | Format::DebeziumAvro => return Err(self.unsupported("read as a stream of bytes")),
+            Format::Parquet | Format::Arrow | Format::DebeziumAvro => {
+                return Err(self.unsupported("read as a stream of bytes"));
+            }
         };
         Ok(self.rows(decoder, schema, key))
     }
@@ -304,7 +317,10 @@ impl FormatOptions {
     pub fn message_decoder(&self, schema: &SchemaRef, key: Option<&[usize]>) -> Result<Box<dyn Decoder>, Error> {
         Ok(match self.format {
             Format::RawString | Format::RawBytes => Box::new(RawDecoder::of_messages(schema)?),
-            Format::Protobuf => Box::new(self.protobuf()?.decoder(schema, Framing::Message)?),
+            Format::Protobuf => match &self.protobuf {
+                Some(ProtobufTable::Registered(messages)) => Box::new(messages.decoder(schema)?),
+                _ => Box::new(self.protobuf()?.decoder(schema, Framing::Message)?),
+            },
             Format::Avro => {
                 let records = self.record_schema(schema, key)?;
                 self.rows(Box::new(AvroDecoder::of_rows(&records, &self.avro)?), schema, key)
@@ -337,6 +353,7 @@ impl FormatOptions {
             Format::Json => Box::new(JsonEncoder::new(schema, self.json_encode)),
             Format::DebeziumJson => Box::new(debezium::encode::DebeziumEncoder::new(schema, key, self.json_encode)),
             Format::Csv => Box::new(csv::CsvEncoder::new(schema, self.csv.clone())),
+            Format::Arrow => Box::new(arrow_stream::ArrowEncoder::new(schema)?),
             Format::RawString | Format::RawBytes => Box::new(RawEncoder::new(schema)?),
             Format::Avro => Box::new(avro::container::ContainerEncoder::new(schema.fields(), &self.avro)?),
             Format::DebeziumAvro => {

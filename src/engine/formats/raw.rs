@@ -5,6 +5,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 
 use crate::engine::connectors::{BadRow, BadRowHandler};
 use crate::engine::error::Error;
+use crate::engine::formats::added_rows::for_each_added;
 use crate::engine::formats::columns::{BatchBuilder, Values};
 use crate::engine::formats::{Decoder, Encoder, Input};
 use crate::engine::message::Chunk;
@@ -121,7 +122,7 @@ impl Encoder for RawEncoder {
         written: &mut dyn FnMut(usize, &[u8]),
     ) -> Result<(), Error> {
         let column = chunk.rows.column(0);
-        for row in 0..chunk.len() {
+        for_each_added(chunk, |row| {
             if column.is_valid(row) {
                 out.extend_from_slice(if self.text {
                     column.as_string::<i32>().value(row).as_bytes()
@@ -131,8 +132,8 @@ impl Encoder for RawEncoder {
             }
             out.push(b'\n');
             written(row, out);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 
@@ -145,6 +146,7 @@ mod tests {
 
     use super::*;
     use crate::engine::connectors::testing::KeptBadRows;
+    use crate::engine::message::Weights;
 
     #[test]
     fn lines_come_back_as_written() {
@@ -161,10 +163,14 @@ mod tests {
         let rows = decoder.take().unwrap();
         assert_eq!(bad.offsets(), [14]);
         let mut out = Vec::new();
-        RawEncoder::new(&schema)
-            .unwrap()
-            .encode(&Chunk::insert(rows), &mut out)
-            .unwrap();
+        let mut encoder = RawEncoder::new(&schema).unwrap();
+        let mut chunk = Chunk::insert(rows);
+        encoder.encode(&chunk, &mut out).unwrap();
         assert_eq!(out, b"a\n\nlast\n");
+        // A row that counts twice is two lines.
+        out.clear();
+        chunk.weights = Weights::Signed(vec![2, 0, 1].into());
+        encoder.encode(&chunk, &mut out).unwrap();
+        assert_eq!(out, b"a\na\nlast\n");
     }
 }

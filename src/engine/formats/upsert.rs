@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::engine::connectors::{BadRowHandler, keyed_schema};
@@ -16,6 +16,7 @@ use crate::engine::error::Error;
 use crate::engine::formats::{Decoder, Encoder, Input};
 use crate::engine::message::{Chunk, Weights};
 use crate::error::{ErrorReport, SqlState};
+use crate::types::record_batch::batch_of_rows;
 
 /// The columns of the records: those of the rows, and the marker.
 pub fn record_schema(rows: &SchemaRef, marker: &str) -> Result<SchemaRef, Error> {
@@ -79,8 +80,7 @@ impl Decoder for UpsertDecoder {
                     .collect(),
             ),
         };
-        let options = RecordBatchOptions::new().with_row_count(Some(records.num_rows()));
-        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.rows), columns, &options)?;
+        let rows = batch_of_rows(Arc::clone(&self.rows), columns, records.num_rows())?;
         Ok((rows, weights))
     }
 }

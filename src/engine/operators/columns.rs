@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::{cast, take};
 use arrow::datatypes::SchemaRef;
@@ -14,6 +14,7 @@ use crate::engine::error::{Error, expression_code};
 use crate::engine::message::{Chunk, Weights};
 use crate::engine::operator::Result;
 use crate::error::SqlState;
+use crate::types::record_batch::batch_of_rows;
 
 /// A batch of `schema`. Columns whose type differs only in how it is written down (names inside nested types, time zone
 /// spelling) are cast, so that every chunk of a stream has exactly the stream's schema.
@@ -33,12 +34,7 @@ pub(crate) fn batch_of(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) 
             aligned.push(cast(&column, field.data_type())?);
         }
     }
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    Ok(RecordBatch::try_new_with_options(
-        Arc::clone(schema),
-        aligned,
-        &options,
-    )?)
+    Ok(batch_of_rows(Arc::clone(schema), aligned, rows)?)
 }
 
 /// The rows `indices` of every column.
@@ -52,8 +48,7 @@ pub(crate) fn take_columns(columns: &[ArrayRef], indices: &UInt32Array) -> Resul
 /// The rows `indices` of `batch`.
 pub(crate) fn take_batch(batch: &RecordBatch, indices: &UInt32Array) -> Result<RecordBatch> {
     let columns = take_columns(batch.columns(), indices)?;
-    let options = RecordBatchOptions::new().with_row_count(Some(indices.len()));
-    Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
+    Ok(batch_of_rows(batch.schema(), columns, indices.len())?)
 }
 
 /// The entries `indices` of a buffer that runs beside the rows.

@@ -12,9 +12,7 @@
 use std::sync::Arc;
 
 use arrow::array::AsArray;
-use arrow::array::{
-    Array, ArrayRef, Int8Array, Int64Array, RecordBatch, RecordBatchOptions, UInt16Array, UInt32Array, new_null_array,
-};
+use arrow::array::{Array, ArrayRef, Int8Array, Int64Array, RecordBatch, UInt16Array, UInt32Array, new_null_array};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::Int8Type;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt16Type};
@@ -31,6 +29,7 @@ use crate::state::table::{
     Distribution, OP_PUT, OP_TOMBSTONE, STATE_BATCH_ROWS, SnapshotContext, StateReader, TIME_COLUMN, TableKind,
     TableWrite, leading_fields,
 };
+use crate::types::record_batch::batch_of_rows;
 
 /// What an operator calls its two tables.
 #[derive(Clone, Copy)]
@@ -444,12 +443,7 @@ fn last_of_each(groups: &[u32]) -> Vec<u32> {
 }
 
 fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    Ok(RecordBatch::try_new_with_options(
-        Arc::clone(schema),
-        columns,
-        &options,
-    )?)
+    Ok(batch_of_rows(Arc::clone(schema), columns, rows)?)
 }
 
 /// Splits rows of an expiring table by their time, in the order of first appearance.

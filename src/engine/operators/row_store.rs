@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int8Array, RecordBatch, RecordBatchOptions, UInt16Array, new_null_array};
+use arrow::array::{ArrayRef, AsArray, Int8Array, RecordBatch, UInt16Array, new_null_array};
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, Field, Int8Type, Schema, SchemaRef};
 use hashbrown::HashMap;
@@ -22,6 +22,7 @@ use crate::state::table::{
     Distribution, OP_PUT, OP_TOMBSTONE, STATE_BATCH_ROWS, SnapshotContext, StateReader, TableKind, TableWrite,
     leading_fields,
 };
+use crate::types::record_batch::batch_of_rows;
 
 /// No row, where a number is asked for.
 pub(crate) const NO_ROW: u32 = u32::MAX;
@@ -121,8 +122,7 @@ impl RowStore {
     }
 
     fn keep(&mut self, columns: Vec<ArrayRef>, rows: usize) -> Result<u32> {
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.input), columns, &options)?;
+        let batch = batch_of_rows(Arc::clone(&self.input), columns, rows)?;
         self.batches.push(batch);
         self.held += rows;
         Ok((self.batches.len() - 1) as u32)

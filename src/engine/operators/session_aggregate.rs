@@ -22,7 +22,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array};
+use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
@@ -43,6 +43,7 @@ use crate::engine::operators::keys::{GroupKeys, key_hashes};
 use crate::engine::operators::partial_aggregate::no_event_time;
 use crate::engine::operators::window::NO_EVENT_TIME;
 use crate::state::table::{SnapshotContext, StateReader, TableKind, TableWrite};
+use crate::types::record_batch::batch_of_rows;
 
 const TABLES: TableNames = TableNames {
     groups: "sessions",
@@ -470,12 +471,7 @@ impl SessionAggregate {
     fn timed(&self, rows: &RecordBatch, times: &ScalarBuffer<i64>) -> Result<RecordBatch> {
         let mut columns = rows.columns().to_vec();
         columns.push(int64(times.to_vec()));
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-        Ok(RecordBatch::try_new_with_options(
-            Arc::clone(&self.timed_input),
-            columns,
-            &options,
-        )?)
+        Ok(batch_of_rows(Arc::clone(&self.timed_input), columns, rows.num_rows())?)
     }
 
     /// Finds the sessions again in the restored groups.

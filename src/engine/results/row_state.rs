@@ -6,9 +6,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, AsArray, Int8Array, RecordBatch, RecordBatchOptions, UInt16Array, UInt32Array, new_null_array,
-};
+use arrow::array::{ArrayRef, AsArray, Int8Array, RecordBatch, UInt16Array, UInt32Array, new_null_array};
 use arrow::datatypes::{DataType, Field, Int8Type, Schema, SchemaRef};
 
 use crate::engine::operator::Result;
@@ -18,6 +16,7 @@ use crate::engine::results::store::{RowIdentity, Store};
 use crate::ids::Epoch;
 use crate::state::key_group::KeyGroup;
 use crate::state::table::{OP_PUT, OP_TOMBSTONE, STATE_BATCH_ROWS, SnapshotContext, TableKind, leading_fields};
+use crate::types::record_batch::batch_of_rows;
 
 pub(crate) const ROWS_TABLE: &str = "rows";
 
@@ -175,12 +174,7 @@ impl RowState {
         if self.identity == RowIdentity::AllColumns {
             all.push(int64(counts.unwrap_or_default()));
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(RecordBatch::try_new_with_options(
-            Arc::clone(&self.stored),
-            all,
-            &options,
-        )?)
+        Ok(batch_of_rows(Arc::clone(&self.stored), all, rows)?)
     }
 
     /// Applies a batch that was read back.

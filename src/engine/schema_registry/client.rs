@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::info;
 use url::Url;
@@ -71,6 +71,8 @@ pub struct RegisteredSchema {
     pub text: String,
     /// Name and text of what it refers to, each after those that it refers to itself.
     pub references: Vec<(String, String)>,
+    /// What it refers to itself, by version.
+    pub refers_to: Vec<Reference>,
 }
 
 /// What is known of an id.
@@ -94,6 +96,7 @@ pub struct SubjectVersion {
 pub struct NewSchema {
     pub kind: SchemaKind,
     pub text: String,
+    pub refers_to: Vec<Reference>,
 }
 
 pub struct SchemaRegistry {
@@ -121,11 +124,12 @@ struct SchemaAnswer {
     references: Vec<Reference>,
 }
 
-#[derive(Clone, Deserialize)]
-struct Reference {
-    name: String,
-    subject: String,
-    version: i64,
+/// The schema that another one calls by this name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Reference {
+    pub name: String,
+    pub subject: String,
+    pub version: i64,
 }
 
 impl SchemaRegistry {
@@ -140,6 +144,21 @@ impl SchemaRegistry {
     /// The registry that a table or a connection names. Nothing is sent yet.
     pub fn read(options: &OptionReader<'_>) -> Result<Option<Arc<SchemaRegistry>>> {
         Ok(RegistryOptions::read(options)?.map(|options| Arc::new(SchemaRegistry::new(options))))
+    }
+
+    /// One that knows these schemas and is never asked for others.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn of_known(schemas: Vec<RegisteredSchema>) -> SchemaRegistry {
+        let registry = SchemaRegistry::new(RegistryOptions {
+            urls: Vec::new(),
+            user: None,
+            password: None,
+            certificate_authority: None,
+        });
+        for schema in schemas {
+            registry.remember(schema.id, SchemaOfId::Schema(Arc::new(schema)));
+        }
+        registry
     }
 
     /// What is known of `id` without asking. The only thing that may be called on a shard.
@@ -176,16 +195,7 @@ impl SchemaRegistry {
 
     /// The same, waiting for as long as the registry cannot answer; `None`: `is_gone` said that nobody needs it any more.
     pub async fn ensure_waiting(&self, id: u32, is_gone: impl Fn() -> bool) -> Result<Option<SchemaOfId>> {
-        let mut pause = RETRY_FIRST;
-        loop {
-            match self.ensure(id).await {
-                Err(error) if error.retry() == Retry::Backoff => wait(&error, &mut pause).await,
-                done => return done.map(Some),
-            }
-            if is_gone() {
-                return Ok(None);
-            }
-        }
+        waiting(is_gone, || self.ensure(id)).await
     }
 
     fn remember(&self, id: u32, schema: SchemaOfId) {
@@ -220,39 +230,6 @@ impl SchemaRegistry {
         id.ok_or_else(|| self.strange("it registered a schema and gave no id"))
     }
 
-    /// The same, waiting for as long as the registry cannot answer; `None`: `is_gone` said that nobody needs it any more.
-    pub async fn register_waiting(
-        &self,
-        subject: &str,
-        schema: &NewSchema,
-        is_gone: impl Fn() -> bool,
-    ) -> Result<Option<u32>> {
-        let mut pause = RETRY_FIRST;
-        loop {
-            match self.register(subject, schema).await {
-                Err(error) if error.retry() == Retry::Backoff => wait(&error, &mut pause).await,
-                done => return done.map(Some),
-            }
-            if is_gone() {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// [`SchemaRegistry::latest`], waiting for as long as the registry cannot answer.
-    pub async fn latest_waiting(&self, subject: &str, is_gone: impl Fn() -> bool) -> Result<Option<SubjectVersion>> {
-        let mut pause = RETRY_FIRST;
-        loop {
-            match self.latest(subject).await {
-                Err(error) if error.retry() == Retry::Backoff => wait(&error, &mut pause).await,
-                done => return done.map(Some),
-            }
-            if is_gone() {
-                return Ok(None);
-            }
-        }
-    }
-
     /// Whether `schema` could be registered: the subject's rules, in the registry's words where they are broken.
     pub async fn check_compatible(&self, subject: &str, schema: &NewSchema) -> Result<()> {
         let path = ["compatibility", "subjects", subject, "versions", "latest"];
@@ -279,7 +256,7 @@ impl SchemaRegistry {
         let answer = self.parsed(answer)?;
         let id = id.or(answer.id).ok_or_else(|| self.strange("a schema has no id"))?;
         let mut references = Vec::new();
-        self.resolve(answer.references, &mut references).await?;
+        self.resolve(answer.references.clone(), &mut references).await?;
         Ok(SubjectVersion {
             subject: answer.subject.unwrap_or_default(),
             version: answer.version.unwrap_or_default(),
@@ -288,6 +265,7 @@ impl SchemaRegistry {
                 kind: SchemaKind::from_name(answer.kind.as_deref())?,
                 text: answer.schema,
                 references,
+                refers_to: answer.references,
             }),
         })
     }
@@ -381,7 +359,16 @@ impl SchemaRegistry {
             retry: Retry::Never,
         };
         if let Some(given) = &self.options.certificate_authority {
-            for certificate in reqwest::Certificate::from_pem_bundle(&pem(given)?).map_err(unusable)? {
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem(given)?).map_err(unusable)?;
+            if certificates.is_empty() {
+                return Err(Error::External {
+                    code: SqlState::INVALID_PARAMETER_VALUE,
+                    message: "there is no certificate in what option \"schema_registry.ssl_ca\" names".into(),
+                    hint: Some("It is a file, or text, with -----BEGIN CERTIFICATE-----.".into()),
+                    retry: Retry::Never,
+                });
+            }
+            for certificate in certificates {
                 builder = builder.add_root_certificate(certificate);
             }
         }
@@ -454,11 +441,15 @@ fn pem(text: &str) -> Result<Vec<u8>> {
 
 impl NewSchema {
     fn body(&self) -> Value {
-        match self.kind {
-            // Old registries know no types.
-            SchemaKind::Avro => json!({ "schema": self.text }),
-            kind => json!({ "schema": self.text, "schemaType": kind.name() }),
+        let mut body = json!({ "schema": self.text });
+        // Old registries know neither types nor references.
+        if self.kind != SchemaKind::Avro {
+            body["schemaType"] = self.kind.name().into();
         }
+        if !self.refers_to.is_empty() {
+            body["references"] = json!(self.refers_to);
+        }
+        body
     }
 }
 
@@ -480,10 +471,25 @@ fn incompatible(what: &str, said: &str) -> Error {
     }
 }
 
-async fn wait(error: &Error, pause: &mut Duration) {
-    info!(%error, "the schema registry cannot be asked now, trying again");
-    tokio::time::sleep(*pause).await;
-    *pause = (*pause * 2).min(RETRY_LAST);
+/// Asks until the registry can answer; `None`: `is_gone` said that nobody needs it any more.
+pub async fn waiting<T, F: Future<Output = Result<T>>>(
+    is_gone: impl Fn() -> bool,
+    ask: impl Fn() -> F,
+) -> Result<Option<T>> {
+    let mut pause = RETRY_FIRST;
+    loop {
+        match ask().await {
+            Err(error) if error.retry() == Retry::Backoff => {
+                info!(%error, "the schema registry cannot be asked now, trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_LAST);
+            }
+            done => return done.map(Some),
+        }
+        if is_gone() {
+            return Ok(None);
+        }
+    }
 }
 
 /// What lies at the bottom of it, which is what says something; without the URL, whose user is not to be shown.

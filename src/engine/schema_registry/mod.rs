@@ -18,5 +18,5 @@ pub mod options;
 #[cfg(test)]
 mod tests;
 
-pub use client::{NewSchema, RegisteredSchema, SchemaKind, SchemaOfId, SchemaRegistry, SubjectVersion};
+pub use client::{NewSchema, Reference, RegisteredSchema, SchemaKind, SchemaOfId, SchemaRegistry, SubjectVersion};
 pub use options::{SubjectStrategy, TableSubject};

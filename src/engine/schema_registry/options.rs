@@ -179,4 +179,15 @@ impl TableSubject {
             (None, SubjectStrategy::TopicRecord) => Some(format!("{}-{}", topic?, record?)),
         }
     }
+
+    /// The same; that nobody knows its name is an error.
+    pub fn required(&self, topic: Option<&str>, record: Option<&str>) -> Result<String, Error> {
+        self.of(topic, record).ok_or_else(|| {
+            let message = "the subject of the table's schema is not known";
+            Error::Option(
+                ErrorReport::new(SqlState::INVALID_PARAMETER_VALUE, message)
+                    .with_hint("Name it: schema_registry.subject = '..'."),
+            )
+        })
+    }
 }

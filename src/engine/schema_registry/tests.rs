@@ -15,6 +15,7 @@ use crate::engine::connectors::testing::given;
 use crate::engine::connectors::{ConnectorDescription, Direction};
 use crate::engine::error::Error;
 use crate::error::{Report, Retry, SqlState};
+use crate::testing::certificates::TestCertificates;
 use crate::testing::schema_registry::TestRegistry;
 
 const V1: &str = r#"{"type":"record","name":"R","fields":[{"name":"a","type":"int"}]}"#;
@@ -42,6 +43,7 @@ fn avro(text: &str) -> NewSchema {
     NewSchema {
         kind: SchemaKind::Avro,
         text: text.to_owned(),
+        refers_to: Vec::new(),
     }
 }
 
@@ -195,6 +197,63 @@ async fn users_are_let_in_by_their_password() {
             (SqlState::INVALID_AUTHORIZATION_SPECIFICATION, Retry::Never)
         );
         assert!(!format!("{:?}", error.report()).contains("hunter"));
+    }
+}
+
+#[tokio::test]
+async fn the_registry_is_known_by_its_certificate() {
+    let certificates = TestCertificates::make();
+    let start = |certificate: &str| {
+        let certificate = certificates.path(certificate);
+        TestRegistry::start_own(&["--certificate", &certificate, "--user", "me:hunter2"])
+    };
+    let (Some(server), Some(elsewhere)) = (start("server.pem"), start("elsewhere.pem")) else {
+        return;
+    };
+    let user = ("schema_registry.username", "me");
+    let password = ("schema_registry.password", "hunter2");
+    let asked = |url: &str, ca: &str, password| {
+        registry(&[
+            ("schema_registry.url", url),
+            user,
+            password,
+            ("schema_registry.ssl_ca", ca),
+        ])
+    };
+    let (file, text, other) = (
+        certificates.path("ca.pem"),
+        certificates.text("ca.pem"),
+        certificates.path("other-ca.pem"),
+    );
+    for ca in [&file, &text] {
+        let registry = asked(&server.url, ca, password);
+        registry.check().await.unwrap();
+        let id = registry.register("s", &avro(V1)).await.unwrap();
+        assert_eq!(registry.latest("s").await.unwrap().schema.id, id);
+    }
+    let wrong = ("schema_registry.password", "hunter3");
+    let http = server.url.replace("https", "http");
+    let no_certificate = certificates.path("client.key");
+    for (registry, code, words) in [
+        (asked(&server.url, &file, wrong), "28000", "Unauthorized"),
+        (asked(&server.url, &other, password), "08006", "UnknownIssuer"),
+        (asked(&elsewhere.url, &file, password), "08006", "not valid for name"),
+        (
+            asked(&http, &file, password),
+            "08006",
+            "could not ask the schema registry",
+        ),
+        (asked(&server.url, "/no/such/file", password), "58P01", "/no/such/file"),
+        (
+            asked(&server.url, &no_certificate, password),
+            "22023",
+            "schema_registry.ssl_ca",
+        ),
+    ] {
+        let error = registry.check().await.expect_err(words);
+        assert_eq!(error.code().as_str(), code, "{error}");
+        assert!(error.to_string().contains(words), "{words:?} is not in: {error}");
+        assert!(!format!("{error} {:?}", error.report()).contains("hunter"), "{error}");
     }
 }
 

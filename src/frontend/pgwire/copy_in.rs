@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_empty_array};
+use arrow::array::{ArrayRef, RecordBatch, new_empty_array};
 use arrow::datatypes::{Field, Schema};
 use datafusion::common::ScalarValue;
 
@@ -14,6 +14,7 @@ use super::parameter::decode;
 use crate::error::{ErrorReport, Report, SqlState};
 use crate::frontend::sql::statement::{CopyFormat, CopyKind};
 use crate::types::SqlType;
+use crate::types::record_batch::batch_of_rows;
 
 const BINARY_SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
@@ -62,9 +63,7 @@ pub fn rows(
     }
     let field = |(array, (name, _)): (&ArrayRef, &(String, SqlType))| Field::new(name, array.data_type().clone(), true);
     let schema = Schema::new(arrays.iter().zip(columns).map(field).collect::<Vec<_>>());
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(Arc::new(schema), arrays, &options)
-        .map_err(|error| Error::internal(error.to_string()))
+    batch_of_rows(Arc::new(schema), arrays, rows).map_err(|error| Error::internal(error.to_string()))
 }
 
 fn decode_row(

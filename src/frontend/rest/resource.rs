@@ -8,13 +8,10 @@ use super::model::{ConnectionProfile, ConnectionTable, JobResource, PipelineReso
 use super::statement::{BLOCK_END, BLOCK_START, DEFAULT_CHECKPOINT_INTERVAL_MICROS, DEFAULT_PARALLELISM};
 use crate::catalog::objects::{Connection, Object, ObjectKind, Pipeline, Table};
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
-use crate::engine::connectors::{self, OptionKind};
+use crate::frontend::masked_options::{MASK, secret_names};
 use crate::ids::Oid;
 use crate::options::{RawOptionValue, RawOptions, normalize_name};
 use crate::types::SqlType;
-
-/// What is shown instead of a secret.
-pub const MASK: &str = "********";
 
 /// Parts of option names whose values are secret, for connectors that do not say so themselves.
 const SECRET_WORDS: [&str; 6] = ["password", "secret", "token", "credential", "access_key", "api_key"];
@@ -98,14 +95,14 @@ fn fields(table: &Table) -> Value {
 
 /// Options as JSON; secrets are masked.
 fn config(options: &RawOptions, connector: Option<&str>, without: &[&str]) -> Map<String, Value> {
-    let secret_names = connector.map(secret_options).unwrap_or_default();
+    let secret = connector.map(secret_names).unwrap_or_default();
     let mut config = Map::new();
     for (name, value) in &options.0 {
         let normalized = normalize_name(name);
         if without.contains(&normalized.as_str()) {
             continue;
         }
-        let is_secret = secret_names.contains(&normalized) || SECRET_WORDS.iter().any(|word| normalized.contains(word));
+        let is_secret = secret.contains(&normalized) || SECRET_WORDS.iter().any(|word| normalized.contains(word));
         let shown = match value {
             RawOptionValue::Text(text) if !is_secret => text.clone(),
             RawOptionValue::Text(_) | RawOptionValue::Secret(_) => MASK.to_owned(),
@@ -113,19 +110,6 @@ fn config(options: &RawOptions, connector: Option<&str>, without: &[&str]) -> Ma
         config.insert(normalized, Value::String(shown));
     }
     config
-}
-
-/// Names of a connector's options that hold secrets.
-fn secret_options(connector: &str) -> Vec<String> {
-    let Ok(connector) = connectors::find(connector) else {
-        return Vec::new();
-    };
-    let options = connector.describe().options.into_iter();
-    options
-        .filter(|option| option.kind == OptionKind::Secret)
-        .flat_map(|option| std::iter::once(option.name).chain(option.aliases.iter().copied()))
-        .map(normalize_name)
-        .collect()
 }
 
 /// A pipeline; `newest` is its newest job.

@@ -181,6 +181,7 @@ impl Drop for Temporary {
 
 async fn remove(server: Arc<ServerContext>, name: QualifiedName) -> Result<()> {
     let targets = vec![(ObjectKind::Pipeline, name)];
+    let before = server.catalog.snapshot();
     let applied = server
         .catalog
         .apply(vec![Change::Drop {
@@ -192,6 +193,11 @@ async fn remove(server: Arc<ServerContext>, name: QualifiedName) -> Result<()> {
     for dropped in &applied.dropped {
         if let Object::Pipeline(pipeline) = dropped {
             server.coordinator.forget(pipeline).await?;
+            // The log says what is left.
+            server
+                .coordinator
+                .forget_outside(std::slice::from_ref(pipeline), &before)
+                .await;
         }
     }
     Ok(())

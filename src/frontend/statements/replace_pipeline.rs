@@ -14,7 +14,7 @@ use crate::frontend::error::{Error, Result};
 use crate::frontend::notice::Notice;
 use crate::frontend::pipeline_options::{self, PipelineOptions};
 use crate::frontend::response::{Response, RowsTag, text_schema};
-use crate::frontend::session::{Outcome, Session, uninterrupted};
+use crate::frontend::session::{Outcome, Session, left_behind, uninterrupted};
 use crate::frontend::sql::statement::CreatePipeline;
 use crate::frontend::statements::create_pipeline::{
     compile, definition, inferred_sinks, refuse_to_destroy, respond, tell_notices, warn_of_missing_input,
@@ -119,14 +119,17 @@ pub(crate) async fn replace(
         seen_at_micros: old.header.updated_at_micros,
     };
     let coordinator = session.server.coordinator.clone();
-    let job = uninterrupted("replace pipeline", async move {
+    let replaced = uninterrupted("replace pipeline", async move {
         Ok(coordinator.replace(replacement).await?)
     })
     .await?;
+    for leftover in replaced.leftovers {
+        session.tell(left_behind(leftover, "replaced"));
+    }
     tell_notices(session, &compiled);
     session.tell(summary(&old.header.name, &compiled, &evolution));
     let outcome = Outcome {
-        started: job.map(|job| (old.header.oid, job)).into_iter().collect(),
+        started: replaced.job.map(|job| (old.header.oid, job)).into_iter().collect(),
         ..Outcome::default()
     };
     respond(session, create, name, &options, &outcome).await

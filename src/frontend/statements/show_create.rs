@@ -1,4 +1,5 @@
-//! SHOW CREATE: a statement that makes the same object again. Secrets are named, never shown.
+//! SHOW CREATE: a statement that makes the same object again. Secrets are named, never shown; one that was written as plain text is
+//! masked, and has to be filled in.
 
 use crate::catalog::objects::{
     Column, ColumnKind, Connection, Constraint, ConstraintKind, Object, ObjectHeader, ObjectKind, Pipeline, Secret,
@@ -6,6 +7,7 @@ use crate::catalog::objects::{
 };
 use crate::catalog::snapshot::{CatalogSnapshot, QualifiedName};
 use crate::frontend::error::{Error, Result};
+use crate::frontend::masked_options::masked;
 use crate::frontend::response::{Response, RowsTag, text_schema};
 use crate::frontend::session::Session;
 use crate::frontend::sql::identifier::{quote, quote_literal, quote_qualified};
@@ -74,12 +76,16 @@ fn connection_text(connection: &Connection) -> String {
     format!(
         "CREATE CONNECTION {}{};",
         name_of(&connection.header),
-        with_clause(&connection.options)
+        with_clause(&masked(&connection.options, Some(&connection.connector)))
     )
 }
 
 fn table_text(table: &Table, snapshot: &CatalogSnapshot) -> Result<String> {
-    let mut options = table.options.clone();
+    let connection = match table.connection.and_then(|oid| snapshot.get(Oid(oid))) {
+        Some(Object::Connection(connection)) => Some(connection.connector.as_str()),
+        _ => None,
+    };
+    let mut options = masked(&table.options, table.options.text("connector").or(connection));
     if let Some(oid) = table.connection {
         let connection = snapshot.get(Oid(oid)).ok_or_else(|| {
             Error::Internal(format!(

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::SessionStateBuilder;
@@ -24,6 +24,7 @@ use crate::planner::bind;
 use crate::planner::bind::positions::SourceText;
 use crate::planner::error::Result;
 use crate::planner::settings::Settings;
+use crate::types::record_batch::batch_of_rows;
 
 /// A query ready to run.
 pub struct BatchQuery {
@@ -90,11 +91,10 @@ async fn physical_plan(state: &SessionState, plan: LogicalPlan) -> Result<Arc<dy
 }
 
 fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> datafusion::common::Result<RecordBatch> {
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(
+    Ok(batch_of_rows(
         Arc::clone(schema),
         batch.columns().to_vec(),
-        &options,
+        batch.num_rows(),
     )?)
 }
 
@@ -122,6 +122,8 @@ fn session_state(settings: &Settings) -> SessionState {
     config.options_mut().execution.parquet.schema_force_view_types = false;
     // It loses columns of joins on fields of structs, and takes two equal aggregates below such a join for one.
     config.options_mut().optimizer.enable_leaf_expression_pushdown = false;
+    // A union that was made an interleave fails with an internal error when a later rule changes how its inputs are partitioned.
+    config.options_mut().optimizer.prefer_existing_union = true;
     let mut state = SessionStateBuilder::new()
         .with_default_features()
         .with_optimizer_rules(optimizer_rules())

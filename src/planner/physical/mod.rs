@@ -21,7 +21,7 @@ mod top_n;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::logical_expr::execution_props::ExecutionProps;
@@ -41,6 +41,7 @@ use crate::planner::rewrites::asof_node::AsofJoinNode;
 use crate::planner::rewrites::switches::DisabledRewrites;
 use crate::planner::rewrites::top_n_node::TopNNode;
 use crate::planner::rewrites::window_node::WindowAggregateNode;
+use crate::types::record_batch::batch_of_rows;
 
 pub use times::TimeFacts;
 
@@ -374,8 +375,7 @@ impl Lowering {
             };
             arrays.push(joined);
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(values.values.len()));
-        let rows = RecordBatch::try_new_with_options(schema, arrays, &options).map_err(arrow_error)?;
+        let rows = batch_of_rows(schema, arrays, values.values.len()).map_err(arrow_error)?;
         Ok(self.rows(rows))
     }
 
@@ -386,7 +386,6 @@ impl Lowering {
             .iter()
             .map(|field| new_null_array(field.data_type(), usize::from(empty.produce_one_row)))
             .collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(usize::from(empty.produce_one_row)));
         let nullable = Arc::new(Schema::new(
             schema
                 .fields()
@@ -394,7 +393,7 @@ impl Lowering {
                 .map(|field| field.as_ref().clone().with_nullable(true))
                 .collect::<Vec<_>>(),
         ));
-        let rows = RecordBatch::try_new_with_options(nullable, arrays, &options).map_err(arrow_error)?;
+        let rows = batch_of_rows(nullable, arrays, usize::from(empty.produce_one_row)).map_err(arrow_error)?;
         Ok(self.rows(rows))
     }
 
@@ -459,9 +458,7 @@ fn arrow_error(error: arrow::error::ArrowError) -> Error {
 
 /// The input of expressions over nothing.
 fn one_row() -> RecordBatch {
-    let options = RecordBatchOptions::new().with_row_count(Some(1));
-    RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)
-        .expect("a batch without columns has no types to disagree")
+    batch_of_rows(Arc::new(Schema::empty()), Vec::new(), 1).expect("a batch without columns has no types to disagree")
 }
 
 fn constant(expr: &Expr, schema: &DFSchema, row: &RecordBatch, of: &DataType) -> Result<ArrayRef> {

@@ -15,6 +15,7 @@ use crate::state::manifest::{CheckpointKind, Manifest};
 use crate::state::restore::{RestoredState, verify};
 use crate::state::snapshot::{CheckpointHeader, SubtaskSnapshot, load_manifest, write_checkpoint};
 use crate::state::table::*;
+use crate::testing::azure_server::azure_server;
 use crate::testing::faulty_objects::{Fault, FaultyObjects};
 use crate::testing::s3_server::s3_server;
 
@@ -274,4 +275,18 @@ async fn object_stores_behave() {
         .await
         .unwrap_err();
     assert_eq!(nowhere.code(), SqlState::IO_ERROR, "{nowhere}");
+}
+
+#[tokio::test]
+async fn azure_blobs_are_stored() {
+    let Some(server) = azure_server().await else { return };
+    let options: Vec<(String, String)> = server
+        .options()
+        .map(|(name, value)| (name.replace("allow_http", "azure_allow_http").to_uppercase(), value))
+        .to_vec();
+    behaves(&CheckpointStorage::open("az://container/some/prefix", &options).unwrap()).await;
+    behaves(&CheckpointStorage::open("az://container", &options).unwrap()).await;
+    let nowhere = CheckpointStorage::open("az://no-such-container/x", &options).unwrap();
+    let error = nowhere.check().await.unwrap_err();
+    assert_eq!(error.code(), SqlState::IO_ERROR, "{error}");
 }

@@ -12,6 +12,7 @@
 //! | seeds    | different | refused              |
 //! |----------|-----------|----------------------|
 //! | 0..1000  | none      | within the 5 percent |
+//! | 100000..113500 | 113036, since mended: a source that had ended before a restart was taken to be silent | within the 5 percent |
 
 #![allow(clippy::unwrap_used)]
 
@@ -218,9 +219,12 @@ impl Case {
         let graph = self.graph(finished.runs[0]).ok()?;
         let mut offsets: BTreeMap<&str, &[(String, String)]> = BTreeMap::new();
         for node in &graph.nodes {
-            if let OperatorSpec::Source(source) = &node.operator {
-                let saved = checkpoint.offsets.get(&node.id);
-                offsets.insert(&source.table_name, saved.map_or(&[][..], Vec::as_slice));
+            let saved = checkpoint.offsets.get(&node.id).map_or(&[][..], Vec::as_slice);
+            match &node.operator {
+                OperatorSpec::Source(source) => drop(offsets.insert(&source.table_name, saved)),
+                // The batch has rows of constants from the start.
+                OperatorSpec::Values(rows) if !values_are_delivered(rows, saved) => return None,
+                _ => {}
             }
         }
         let before = rows(&|table| match offsets.get(table.name.as_str()) {
@@ -242,6 +246,12 @@ impl Case {
             checkpoint.epoch
         ))
     }
+}
+
+/// Whether all of a list of constants had been put out.
+fn values_are_delivered(rows: &RecordBatch, offsets: &[(String, String)]) -> bool {
+    let delivered = offsets.iter().map(|(_, offset)| offset.parse::<usize>().unwrap());
+    delivered.max().unwrap_or(0) == rows.num_rows()
 }
 
 /// The changes add up to what readers see, and never take away what is not there.

@@ -19,7 +19,7 @@ use object_store::ObjectStoreExt;
 
 use crate::engine::connectors::filesystem::compression::Compression;
 use crate::engine::connectors::filesystem::location::{InputFile, Location, store_error};
-use crate::engine::connectors::filesystem::{parquet_file, reader};
+use crate::engine::connectors::filesystem::{arrow_file, parquet_file, reader};
 use crate::engine::connectors::lookup::{Lookup, LookupAnswer, LookupContext};
 use crate::engine::connectors::{METADATA_FIELD, Result};
 use crate::engine::error::Error;
@@ -153,6 +153,7 @@ impl FileLookup {
         for (file, _) in &seen {
             match self.files.format.format {
                 Format::Parquet => self.read_parquet(file, &mut batches).await?,
+                Format::Arrow => self.read_arrow(file, &mut batches).await?,
                 _ => self.read_text(file, &mut batches).await?,
             }
         }
@@ -192,13 +193,26 @@ impl FileLookup {
         Ok(())
     }
 
-    async fn read_text(&self, file: &InputFile, batches: &mut Vec<RecordBatch>) -> Result<()> {
+    async fn read_arrow(&self, file: &InputFile, batches: &mut Vec<RecordBatch>) -> Result<()> {
+        let bytes = self.contents(file).await?;
+        let mut reader = arrow_file::open(bytes.as_ref(), &self.decoded, file)?;
+        while let Some(rows) = reader.next_batch().map_err(|error| arrow_file::failure(file, &error))? {
+            batches.push(parquet_file::fitted(&rows, &self.decoded, file)?);
+        }
+        Ok(())
+    }
+
+    async fn contents(&self, file: &InputFile) -> Result<bytes::Bytes> {
         let fetched = match self.files.location.store.get(&file.path).await {
             Ok(fetched) => fetched.bytes().await,
             Err(error) => Err(error),
         };
         let bytes = fetched.map_err(|error| store_error("read", &file.name, &error))?;
-        let bytes = unpacked(bytes, file).await?;
+        unpacked(bytes, file).await
+    }
+
+    async fn read_text(&self, file: &InputFile, batches: &mut Vec<RecordBatch>) -> Result<()> {
+        let bytes = self.contents(file).await?;
         let format = &self.files.format;
         let mut decoder: Box<dyn Decoder> = match format.format {
             Format::Csv => {

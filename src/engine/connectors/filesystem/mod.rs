@@ -21,6 +21,7 @@
 //! - [`parquet_file`] columns of Parquet files.
 //! - [`source`] decodes them on the shard.
 
+mod arrow_file;
 pub(crate) mod compression;
 pub(crate) mod location;
 pub(in crate::engine::connectors) mod lookup;
@@ -40,6 +41,8 @@ use crate::engine::connectors::filesystem::location::Location;
 use crate::engine::connectors::filesystem::lookup::{FileLookups, LookupFiles};
 use crate::engine::connectors::filesystem::sink::committer::FileCommitter;
 use crate::engine::connectors::filesystem::sink::options::SinkOptions;
+use crate::engine::connectors::filesystem::sink::target::SinkNames;
+use crate::engine::connectors::kept_outside::{KeptOutside, PipelineUse};
 use crate::engine::connectors::lookup::{Lookup, LookupContext, LookupOptions, lookup_descriptions};
 use crate::engine::connectors::options::{
     CommonOptions, OptionReader, choice_option, common_descriptions, duration_option, flag_option, text_option,
@@ -59,6 +62,7 @@ const FORMATS: &[&str] = &[
     "debezium_json",
     "csv",
     "parquet",
+    "arrow",
     "raw_string",
     "raw_bytes",
     "avro",
@@ -110,6 +114,11 @@ fn store_options() -> Vec<OptionDescription> {
             "Google Cloud Storage: a key file's contents.",
         ),
         store_option("azure_storage_account_name", false, "Azure: the account."),
+        store_option(
+            "azure_endpoint",
+            false,
+            "Azure: the URL of another place than the public cloud, such as a private endpoint or Azurite.",
+        ),
         store_option("azure_storage_account_key", true, "Azure: the account's key."),
         store_option("azure_storage_sas_key", true, "Azure: a shared access signature."),
         OptionDescription {
@@ -234,6 +243,9 @@ impl Connector for Filesystem {
             return parquet_file::schema(&files.location, first).await.map(Some);
         }
         let sample = reader::head(&files.location, first, infer::SAMPLE_BYTES as u64).await?;
+        if files.format.format == Format::Arrow {
+            return arrow_file::schema(&sample, first).map(Some);
+        }
         infer::infer(&files.format, &sample, &first.name)
     }
 }
@@ -372,6 +384,26 @@ impl ConnectorTable for FilesystemTable {
         Ok(Box::new(FileCommitter {
             target: self.files.location.target()?,
         }))
+    }
+
+    fn kept_outside(&self, by: &PipelineUse) -> Option<KeptOutside> {
+        match by {
+            PipelineUse::Sink(sink) => Some(sink::leftovers::kept(
+                self.files.location.text(),
+                &SinkNames::after_all(&self.sink.prefix, sink),
+            )),
+            PipelineUse::Source(_) => None,
+        }
+    }
+
+    async fn forget(&self, by: &PipelineUse) -> Result<()> {
+        match by {
+            PipelineUse::Sink(sink) => {
+                let names = SinkNames::after_all(&self.sink.prefix, sink);
+                sink::leftovers::forget(self.files.location.target()?, names).await
+            }
+            PipelineUse::Source(_) => Ok(()),
+        }
     }
 
     fn lookup_options(&self) -> Option<LookupOptions> {

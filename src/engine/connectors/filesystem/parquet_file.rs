@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -18,6 +18,7 @@ use crate::engine::connectors::Result;
 use crate::engine::connectors::filesystem::location::{InputFile, Location};
 use crate::engine::error::Error;
 use crate::error::{Retry, SqlState};
+use crate::types::record_batch::batch_of_rows;
 
 /// Fetches parts of one file.
 pub struct Ranges {
@@ -87,8 +88,7 @@ pub fn fitted(rows: &RecordBatch, schema: &SchemaRef, file: &InputFile) -> Resul
             None => new_null_array(field.data_type(), rows.num_rows()),
         });
     }
-    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(|error| Error::Data {
+    batch_of_rows(Arc::clone(schema), columns, rows.num_rows()).map_err(|error| Error::Data {
         code: SqlState::NOT_NULL_VIOLATION,
         message: format!("rows of file \"{}\" do not fit the table", file.name),
         detail: Some(error.to_string()),
@@ -117,13 +117,13 @@ fn cast(column: &ArrayRef, field: &Field, file: &InputFile) -> Result<ArrayRef> 
 /// The columns of a Parquet file in the types that tables have.
 pub async fn schema(location: &Location, file: &InputFile) -> Result<SchemaRef> {
     let builder = open(location, file).await?;
-    let fields: Vec<Field> = builder
-        .schema()
-        .fields()
-        .iter()
-        .map(|field| table_field(field))
-        .collect();
-    Ok(Arc::new(Schema::new(fields)))
+    Ok(table_schema(builder.schema()))
+}
+
+/// The same columns in the types that tables have.
+pub fn table_schema(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| table_field(field));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 fn table_field(field: &Field) -> Field {

@@ -17,8 +17,8 @@ use tracing::warn;
 use crate::engine::connectors::filesystem::Files;
 use crate::engine::connectors::filesystem::compression::Compression;
 use crate::engine::connectors::filesystem::location::{InputFile, Location, store_error};
-use crate::engine::connectors::filesystem::parquet_file;
 use crate::engine::connectors::filesystem::source::Position;
+use crate::engine::connectors::filesystem::{arrow_file, parquet_file};
 use crate::engine::connectors::{Result, SplitOffset, Wake};
 use crate::engine::error::Error;
 use crate::engine::formats::Format;
@@ -61,7 +61,7 @@ pub struct Reader {
     pub restored: BTreeSet<String>,
     /// Those of this subtask.
     pub splits: Vec<(String, Position)>,
-    /// Columns to take out of Parquet files.
+    /// Columns to take out of Parquet and Arrow files.
     pub schema: SchemaRef,
     pub queue: mpsc::Sender<Item>,
     pub waker: Arc<dyn Wake>,
@@ -174,6 +174,8 @@ impl Reader {
         }
         let outcome = if self.files.format.format == Format::Parquet {
             self.read_rows(file, position.row).await?
+        } else if self.files.format.format == Format::Arrow {
+            self.read_arrow(file, position.row).await?
         } else if file.compression != Compression::None {
             self.read_compressed(file, position.byte).await?
         } else {
@@ -223,13 +225,7 @@ impl Reader {
 
     /// Contents have no places that could be jumped to: what was read before is unpacked again and left out.
     async fn read_compressed(&self, file: &InputFile, start: u64) -> Result<Result<(), Gone>> {
-        let packed = Packed {
-            store: Arc::clone(&self.files.location.store),
-            file: file.clone(),
-            runtime: tokio::runtime::Handle::current(),
-            at: 0,
-            block: Bytes::new(),
-        };
+        let packed = self.packed(file);
         let (queue, waker, file) = (self.queue.clone(), Arc::clone(&self.waker), file.clone());
         let unpack = move || {
             let failed = |error: std::io::Error| damaged(&file.name, &error);
@@ -252,6 +248,46 @@ impl Reader {
         };
         let unpacked = tokio::task::spawn_blocking(unpack).await;
         unpacked.map_err(|error| Error::Internal(format!("reading a compressed file broke off: {error}")))?
+    }
+
+    fn packed(&self, file: &InputFile) -> Packed {
+        Packed {
+            store: Arc::clone(&self.files.location.store),
+            file: file.clone(),
+            runtime: tokio::runtime::Handle::current(),
+            at: 0,
+            block: Bytes::new(),
+        }
+    }
+
+    /// Batches have no places that are known; those before `start` are stepped over, but for their dictionaries.
+    async fn read_arrow(&self, file: &InputFile, start: u64) -> Result<Result<(), Gone>> {
+        let packed = self.packed(file);
+        let (queue, waker) = (self.queue.clone(), Arc::clone(&self.waker));
+        let (file, schema) = (file.clone(), Arc::clone(&self.schema));
+        let name = file.clone();
+        let read = move || {
+            let failed = |error: std::io::Error| arrow_file::failure(&file, &error);
+            let contents = file.compression.reader(packed).map_err(failed)?;
+            let mut reader = arrow_file::open(contents, &schema, &file)?;
+            reader.skip(start);
+            while let Some(batch) = reader.next_batch().map_err(failed)? {
+                for at in (0..batch.num_rows()).step_by(CHUNK_ROWS_TARGET) {
+                    let rows = batch.slice(at, CHUNK_ROWS_TARGET.min(batch.num_rows() - at));
+                    let rows = parquet_file::fitted(&rows, &schema, &file)?;
+                    if queue.blocking_send(Item::Rows(rows)).is_err() {
+                        return Ok(Err(Gone));
+                    }
+                    waker.wake();
+                }
+            }
+            match reader.missing() {
+                0 => Ok(Ok(())),
+                _ => Err(shrunk(&file, start)),
+            }
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        read.unwrap_or_else(|_| Err(broke_off(&name)))
     }
 
     async fn read_rows(&self, file: &InputFile, start: u64) -> Result<Result<(), Gone>> {

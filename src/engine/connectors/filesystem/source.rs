@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -18,6 +18,7 @@ use crate::engine::formats::avro::container::ContainerDecoder;
 use crate::engine::formats::csv::CsvDecoder;
 use crate::engine::formats::{Decoder, Format, Input};
 use crate::engine::message::Weights;
+use crate::types::record_batch::batch_of_rows;
 
 /// A file's offset as it is checkpointed. Ordered: further is greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -133,7 +134,7 @@ struct FilesystemSource {
 struct Current {
     /// Index into `splits`.
     index: usize,
-    /// `None` for Parquet.
+    /// `None` for Parquet and Arrow, whose rows come decoded.
     decoder: Option<Box<dyn Decoder>>,
     /// Bytes not decoded begin at `start`.
     buffer: Vec<u8>,
@@ -155,7 +156,7 @@ impl FilesystemSource {
     fn begin(&mut self, index: usize, head: Option<FileHead>) -> Result<()> {
         let format = &self.files.format;
         let decoder: Option<Box<dyn Decoder>> = match format.format {
-            Format::Parquet => None,
+            Format::Parquet | Format::Arrow => None,
             Format::Csv => {
                 let names = match head {
                     Some(FileHead::Names(names)) => Some(names),
@@ -240,12 +241,7 @@ impl FilesystemSource {
                     .map_or_else(|| arrow::array::new_null_array(field.data_type(), count), Arc::clone),
             });
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(count));
-        Ok(RecordBatch::try_new_with_options(
-            Arc::clone(&self.schema),
-            columns,
-            &options,
-        )?)
+        Ok(batch_of_rows(Arc::clone(&self.schema), columns, count)?)
     }
 
     /// Whether something was taken out of the queue.

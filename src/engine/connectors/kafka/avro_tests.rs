@@ -26,16 +26,16 @@ use crate::types::SqlType;
 
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/testing/confluent_avro.py");
 
-struct Systems {
-    kafka: TestKafka,
-    registry: TestRegistry,
-    topic: String,
-    bench: Bench,
+pub(super) struct Systems {
+    pub kafka: TestKafka,
+    pub registry: TestRegistry,
+    pub topic: String,
+    pub bench: Bench,
 }
 
 impl Systems {
     /// With a topic of one partition.
-    fn start() -> Option<Systems> {
+    pub fn start() -> Option<Systems> {
         let (kafka, registry) = (TestKafka::start()?, TestRegistry::start()?);
         let topic = kafka.new_topic();
         create(&kafka.address, &topic, 1);
@@ -47,11 +47,11 @@ impl Systems {
         })
     }
 
-    fn subject(&self) -> String {
+    pub fn subject(&self) -> String {
         format!("{}-value", self.topic)
     }
 
-    fn options<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    pub fn options<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
         let mut all = vec![
             ("bootstrap_servers", self.kafka.address.as_str()),
             ("schema_registry.url", self.registry.url.as_str()),
@@ -62,26 +62,36 @@ impl Systems {
         all
     }
 
-    fn table(&self, columns: Option<&SchemaRef>, more: &[(&str, &str)]) -> Result<Arc<dyn ConnectorTable>> {
+    pub fn table(&self, columns: Option<&SchemaRef>, more: &[(&str, &str)]) -> Result<Arc<dyn ConnectorTable>> {
         Kafka.resolve(&given(&self.options(more)), columns.cloned())
     }
 
     /// What a source with these columns reads, as JSON, up to the end of the topic.
-    fn rows(&self, columns: &SchemaRef, more: &[(&str, &str)]) -> Vec<String> {
+    pub fn rows(&self, columns: &SchemaRef, more: &[(&str, &str)]) -> Vec<String> {
         let more = [more, &[("bounded", "true"), ("type", "source")]].concat();
         self.bench
             .rows(self.table(Some(columns), &more).unwrap().as_ref(), columns)
     }
 
-    /// Confluent's client; `None`: it is not there.
     fn python(&self, action: &str, last: &str, input: &str) -> Option<Vec<String>> {
-        let Some(python) = test_python("import confluent_kafka.schema_registry.avro") else {
+        self.confluent(
+            "import confluent_kafka.schema_registry.avro",
+            PROGRAM,
+            action,
+            last,
+            input,
+        )
+    }
+
+    /// Confluent's client; `None`: it is not there.
+    pub fn confluent(&self, needs: &str, program: &str, action: &str, last: &str, input: &str) -> Option<Vec<String>> {
+        let Some(python) = test_python(needs) else {
             skip("there is no Python with confluent-kafka");
             return None;
         };
         let mut process = Command::new(python)
             .args([
-                PROGRAM,
+                program,
                 action,
                 &self.kafka.address,
                 &self.registry.url,
@@ -105,7 +115,7 @@ impl Systems {
     }
 
     /// Writes rows by a sink, all in one epoch that is not committed by transaction.
-    fn write(&self, columns: &SchemaRef, lines: &str, more: &[(&str, &str)]) -> Result<()> {
+    pub fn write(&self, columns: &SchemaRef, lines: &str, more: &[(&str, &str)]) -> Result<()> {
         let more = [more, &[("type", "sink"), ("commit_mode", "at_least_once")]].concat();
         let table = self.table(Some(columns), &more)?;
         self.write_by(
@@ -129,7 +139,7 @@ impl Systems {
     }
 }
 
-fn columns(columns: &[(&str, SqlType, bool)]) -> SchemaRef {
+pub(super) fn columns(columns: &[(&str, SqlType, bool)]) -> SchemaRef {
     let field = |(name, of, nullable): &(&str, SqlType, bool)| of.to_arrow_field(name, *nullable);
     Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()))
 }

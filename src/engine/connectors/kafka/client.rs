@@ -27,6 +27,20 @@ pub const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one wait of a check lasts before it looks whether something was said.
 const CHECK_STEP: Duration = Duration::from_millis(250);
+/// Long enough to hand out everything that was said.
+pub const HEARING: Duration = Duration::from_millis(20);
+/// That all brokers are down counts after this time: a name may have further addresses, which are tried in turn.
+const ADDRESSES_TRIED: Duration = Duration::from_secs(1);
+/// For this long what was heard of a connection counts more than that another address, or the next attempt, found nobody.
+const TELLING: Duration = Duration::from_secs(10);
+/// How the library says that the other side ended a connection, or speaks another protocol: which of them depends on who was in the
+/// middle of what.
+const ENDED_BY_BROKER: [&str; 4] = [
+    "isconnected",
+    "Broken pipe",
+    "Connection reset",
+    "Invalid response size",
+];
 
 /// The properties of a connection, of which clients are made.
 #[derive(Clone)]
@@ -51,16 +65,18 @@ impl Connection {
             ));
         };
         set("bootstrap.servers", servers);
-        let sasl = options.text("sasl_username").is_some() || options.text("sasl_mechanism").is_some();
-        let tls = ["ssl_ca", "ssl_certificate", "ssl_key"]
+        let tls = tls_options(options);
+        let sasl = ["sasl_username", "sasl_password", "sasl_mechanism"]
             .iter()
             .any(|name| options.text(name).is_some());
-        let protocol = options.choice("security_protocol")?.unwrap_or(match (sasl, tls) {
-            (true, true) => "sasl_ssl",
-            (true, false) => "sasl_plaintext",
-            (false, true) => "ssl",
-            (false, false) => "plaintext",
-        });
+        let protocol = options
+            .choice("security_protocol")?
+            .unwrap_or(match (sasl, !tls.is_empty()) {
+                (true, true) => "sasl_ssl",
+                (true, false) => "sasl_plaintext",
+                (false, true) => "ssl",
+                (false, false) => "plaintext",
+            });
         set("security.protocol", protocol);
         if protocol.starts_with("sasl") {
             let (Some(user), Some(password)) = (options.text("sasl_username"), options.text("sasl_password")) else {
@@ -79,19 +95,13 @@ impl Connection {
                 "Use sasl_plaintext or sasl_ssl, or leave the user out.",
             ));
         }
-        for (option, property) in [
-            ("ssl_ca", "ssl.ca"),
-            ("ssl_certificate", "ssl.certificate"),
-            ("ssl_key", "ssl.key"),
-        ] {
-            if let Some(value) = options.text(option) {
-                let form = if value.contains("-----BEGIN") {
-                    "pem"
-                } else {
-                    "location"
-                };
-                set(&format!("{property}.{form}"), value);
-            }
+        check_tls(options, protocol, &tls)?;
+        for (_, property, value) in tls {
+            let form = match value.contains("-----BEGIN") {
+                true => "pem",
+                false => "location",
+            };
+            set(&format!("{property}.{form}"), value);
         }
         if let Some(password) = options.text("ssl_key_password") {
             set("ssl.key.password", password);
@@ -102,13 +112,31 @@ impl Connection {
         if let Some(list) = options.text("client_configs") {
             properties.extend(client_configs(list)?);
         }
-        Ok(Connection { properties })
+        let connection = Connection { properties };
+        connection.check_mechanism()?;
+        Ok(connection)
+    }
+
+    /// What the library was not built for, or cannot do without us, would only fail to connect.
+    fn check_mechanism(&self) -> Result<()> {
+        let is_mechanism = |(name, _): &&(String, String)| name == "sasl.mechanism" || name == "sasl.mechanisms";
+        let Some((_, mechanism)) = self.properties.iter().rev().find(is_mechanism) else {
+            return Ok(());
+        };
+        match mechanism.to_ascii_uppercase().as_str() {
+            "PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512" => Ok(()),
+            other => Err(Error::NotSupported {
+                what: format!("SASL mechanism {other}"),
+                hint: Some("Use sasl_mechanism = 'plain', 'scram-sha-256' or 'scram-sha-512', or mutual TLS.".into()),
+            }),
+        }
     }
 
     /// A client's configuration: the connection's properties win over `own`.
     pub fn configuration(&self, own: &[(&str, &str)]) -> ClientConfig {
         let mut configuration = ClientConfig::new();
-        configuration.set("client.id", "laminar").set("log_level", "4");
+        configuration.set("client.id", "laminar");
+        configuration.set_log_level(RDKafkaLogLevel::Warning);
         for (name, value) in own {
             configuration.set(*name, *value);
         }
@@ -129,29 +157,64 @@ impl Connection {
 
     /// A consumer that is only asked questions.
     pub fn asker(&self) -> Result<BaseConsumer<Listener>> {
-        self.client(&[("group.id", "laminar")], Listener::default())
+        let mut configuration = self.configuration(&[("group.id", "laminar")]);
+        // Why the first connection was ended is said at this level: see [`Listener`].
+        configuration.set_log_level(RDKafkaLogLevel::Info);
+        BaseConsumer::from_config_and_context(&configuration, Listener::default()).map_err(|error| unusable(&error))
     }
 
     /// Whether a broker answers; what it knows of `topic`, or of all topics.
     pub fn check(&self, topic: Option<&str>) -> Result<Metadata> {
         let asker = self.asker()?;
-        let deadline = Instant::now() + CHECK_TIMEOUT;
+        let started = Instant::now();
         loop {
             let answer = asker.fetch_metadata(topic, CHECK_STEP);
             let failure = match answer {
                 Ok(metadata) => return Ok(metadata),
                 Err(failure) => failure,
             };
-            // Hands out what was said on the connections.
-            while asker.poll(Duration::ZERO).is_some() {}
-            let hopeless = asker.context().is_hopeless();
-            if hopeless || Instant::now() >= deadline {
+            // Hands out what was said on the connections. A poll without time hands out one thing.
+            while asker.poll(HEARING).is_some() {}
+            let hopeless = asker.context().is_hopeless(started.elapsed());
+            if hopeless || started.elapsed() >= CHECK_TIMEOUT {
                 return Err(asker
                     .context()
                     .failed("could not connect to the Kafka server", &failure));
             }
         }
     }
+}
+
+/// The options that mean TLS: option, librdkafka's property without its last part, value.
+fn tls_options<'a>(options: &'a OptionReader<'_>) -> Vec<(&'static str, &'static str, &'a str)> {
+    let all = [
+        ("ssl_ca", "ssl.ca"),
+        ("ssl_certificate", "ssl.certificate"),
+        ("ssl_key", "ssl.key"),
+    ];
+    let given = all
+        .into_iter()
+        .filter_map(|(option, property)| Some((option, property, options.text(option)?)));
+    given.collect()
+}
+
+/// What would be left out of account otherwise: a connection less safe than it looks, or one that no broker lets in.
+fn check_tls(options: &OptionReader<'_>, protocol: &str, tls: &[(&str, &str, &str)]) -> Result<()> {
+    if let (false, Some((option, ..))) = (protocol.ends_with("ssl"), tls.first()) {
+        return Err(invalid(
+            &format!("security_protocol = '{protocol}' has no TLS, for which option \"{option}\" is"),
+            "Use ssl or sasl_ssl, or leave the option out.",
+        ));
+    }
+    let has = |wanted: &str| tls.iter().any(|(option, ..)| *option == wanted);
+    let by_properties = options.text("client_configs").is_some_and(|list| list.contains("ssl."));
+    if has("ssl_certificate") != has("ssl_key") && !by_properties {
+        return Err(invalid(
+            "options \"ssl_certificate\" and \"ssl_key\" need each other",
+            "The certificate says who the client is, the key proves it.",
+        ));
+    }
+    Ok(())
 }
 
 /// `name=value, name=value`; a piece without `=` belongs to the value before it.
@@ -208,8 +271,48 @@ pub struct Listener {
 
 #[derive(Default)]
 struct Said {
-    last: Option<(RDKafkaErrorCode, String)>,
+    last: Option<Heard>,
+    /// The next attempt will fare no better.
     hopeless: bool,
+    all_down: bool,
+}
+
+struct Heard {
+    code: RDKafkaErrorCode,
+    reason: String,
+    at: Instant,
+}
+
+impl Heard {
+    fn now(code: RDKafkaErrorCode, reason: &str) -> Heard {
+        Heard {
+            code,
+            reason: reason.to_owned(),
+            at: Instant::now(),
+        }
+    }
+
+    /// That all are down says less than why one could not be reached, and that less than what became of a connection.
+    fn telling(&self) -> u8 {
+        match self.code {
+            RDKafkaErrorCode::AllBrokersDown => 0,
+            RDKafkaErrorCode::Resolve => 1,
+            _ if self.reason.contains("Connect to ") => 1,
+            _ => 2,
+        }
+    }
+}
+
+impl Said {
+    fn hear(&mut self, heard: Heard) {
+        let says_less = |last: &Heard| match heard.telling() {
+            0 => last.telling() > 0,
+            telling => last.telling() > telling && heard.at - last.at < TELLING,
+        };
+        if !self.last.as_ref().is_some_and(says_less) {
+            self.last = Some(heard);
+        }
+    }
 }
 
 /// What a producer's records come to.
@@ -233,9 +336,10 @@ impl Listener {
         }
     }
 
-    /// The next wait will not be answered either.
-    fn is_hopeless(&self) -> bool {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner).hopeless
+    /// Further waiting will not be answered either.
+    fn is_hopeless(&self, waited: Duration) -> bool {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.hopeless || said.all_down && waited >= ADDRESSES_TRIED
     }
 
     /// An error with the words of the connection, where it said something that explains it.
@@ -252,21 +356,28 @@ impl Listener {
             )
         );
         match &said.last {
-            Some((code, reason)) if says_nothing => external(what, Some(*code), reason),
+            Some(heard) if says_nothing => external(what, Some(heard.code), &heard.reason),
             _ => external(what, code, &words_of(error)),
         }
     }
 }
 
 impl ClientContext for Listener {
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         debug!(facility, message, "librdkafka");
+        // A connection that the broker ends is no error to the library; what is one comes to `error` as well.
+        let no_error = (RDKafkaLogLevel::Warning as i32)..=(RDKafkaLogLevel::Info as i32);
+        if facility == "FAIL" && no_error.contains(&(level as i32)) {
+            let words = message.split_once("]: ").map_or(message, |(_thread, words)| words);
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            said.hear(Heard::now(RDKafkaErrorCode::BrokerTransportFailure, words));
+        }
     }
 
     fn stats(&self, statistics: Statistics) {
         if let Some(health) = &self.health {
             let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-            health.take(&statistics, said.last.as_ref().map(|(_, reason)| reason.clone()));
+            health.take(&statistics, said.last.as_ref().map(|heard| heard.reason.clone()));
         }
     }
 
@@ -279,15 +390,10 @@ impl ClientContext for Listener {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         said.hopeless |= matches!(
             code,
-            RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::Authentication
-                | RDKafkaErrorCode::SSL
-                | RDKafkaErrorCode::SaslAuthenticationFailed
+            RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL | RDKafkaErrorCode::SaslAuthenticationFailed
         );
-        // That all are down says less than what was heard of one.
-        if code != RDKafkaErrorCode::AllBrokersDown || said.last.is_none() {
-            said.last = Some((code, reason.to_owned()));
-        }
+        said.all_down |= code == RDKafkaErrorCode::AllBrokersDown;
+        said.hear(Heard::now(code, reason));
     }
 }
 
@@ -343,8 +449,25 @@ pub fn external(what: &str, code: Option<RDKafkaErrorCode>, words: &str) -> Erro
         Some(Code::SSL) => (
             SqlState::CONNECTION_FAILURE,
             Retry::Backoff,
-            Some("Look at ssl_ca, ssl_certificate and ssl_key."),
+            Some(match words.contains("certificate verify failed") {
+                true => {
+                    "Give ssl_ca the authority that signed the brokers' certificates. They must be for the name of the host in \
+                     bootstrap_servers, unless ssl_verify_hostname = false."
+                }
+                false => "Look at security_protocol, ssl_ca, ssl_certificate and ssl_key.",
+            }),
         ),
+        Some(Code::BrokerTransportFailure | Code::BadMessage)
+            if ENDED_BY_BROKER.iter().any(|end| words.contains(end)) =>
+        {
+            (
+                SqlState::CONNECTION_FAILURE,
+                Retry::Backoff,
+                Some(
+                    "Look at security_protocol: a broker that wants TLS, a client certificate or a user ends connections without.",
+                ),
+            )
+        }
         Some(
             Code::TopicAuthorizationFailed
             | Code::GroupAuthorizationFailed
@@ -382,5 +505,51 @@ pub fn external(what: &str, code: Option<RDKafkaErrorCode>, words: &str) -> Erro
         message: format!("{what}: {words}"),
         hint: hint.map(str::to_owned),
         retry,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn last_of(all: Vec<Heard>) -> String {
+        let mut said = Said::default();
+        all.into_iter().for_each(|heard| said.hear(heard));
+        said.last.map(|heard| heard.reason).unwrap_or_default()
+    }
+
+    fn ended() -> Heard {
+        Heard::now(RDKafkaErrorCode::BrokerTransportFailure, "b:9092: Disconnected")
+    }
+
+    fn refused() -> Heard {
+        let words = "b:9092: Connect to ipv6#[::1]:9092 failed: Connection refused";
+        Heard::now(RDKafkaErrorCode::BrokerTransportFailure, words)
+    }
+
+    fn all_down() -> Heard {
+        Heard::now(RDKafkaErrorCode::AllBrokersDown, "1/1 brokers are down")
+    }
+
+    #[test]
+    fn what_says_most_is_kept_for_a_while() {
+        assert_eq!(last_of(vec![ended(), refused(), all_down()]), ended().reason);
+        assert_eq!(last_of(vec![refused(), ended()]), ended().reason);
+        assert_eq!(last_of(vec![all_down(), refused(), all_down()]), refused().reason);
+        let mut long_ago = ended();
+        long_ago.at = Instant::now().checked_sub(TELLING).unwrap_or(long_ago.at);
+        assert_eq!(last_of(vec![long_ago, refused()]), refused().reason);
+    }
+
+    #[test]
+    fn every_way_to_be_sent_away_has_the_same_hint() {
+        for words in [
+            "Disconnected",
+            "Send failed: Broken pipe",
+            "Receive failed: Connection reset by peer",
+        ] {
+            let error = external("x", Some(RDKafkaErrorCode::BrokerTransportFailure), words);
+            assert!(format!("{error:?}").contains("security_protocol"), "{error:?}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::engine::connectors::kafka::client::{ASK_TIMEOUT, Listener, code_of};
+use crate::engine::connectors::kafka::client::{ASK_TIMEOUT, HEARING, Listener, code_of};
 use crate::engine::connectors::kafka::destination::Destination;
 use crate::engine::connectors::kafka::encode::RecordEncoder;
 use crate::engine::connectors::kafka::producer::base_record;
@@ -246,7 +246,7 @@ impl Session {
                 }
                 Err(error) => {
                     // Its reports say why.
-                    self.producer.poll(Duration::ZERO);
+                    self.producer.poll(HEARING);
                     return Err(failed(&self.producer, what, &error));
                 }
             }

@@ -5,8 +5,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
-    TimestampMillisecondArray,
+    ArrayRef, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
@@ -20,6 +19,7 @@ use crate::engine::formats::{Decoder, Format, FormatOptions, Input};
 use crate::engine::message::Weights;
 use crate::engine::schema_registry::frame;
 use crate::types;
+use crate::types::record_batch::batch_of_rows;
 
 /// The keys of `METADATA FROM 'key'`, with the types of the columns `_key` that every table has.
 pub fn metadata_fields() -> Vec<Field> {
@@ -306,12 +306,7 @@ impl MessageDecoder {
                 }
             });
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(count));
-        Ok(RecordBatch::try_new_with_options(
-            Arc::clone(&self.schema),
-            columns,
-            &options,
-        )?)
+        Ok(batch_of_rows(Arc::clone(&self.schema), columns, count)?)
     }
 
     fn metadata_values(

@@ -11,9 +11,11 @@ use crate::engine::connectors::Result;
 use crate::engine::connectors::kafka::options::{SinkOptions, invalid};
 use crate::engine::connectors::kafka::records::Record;
 use crate::engine::error::Error;
-use crate::engine::formats::avro::encode::{AvroEncoder, SinkSchema};
+use crate::engine::formats::avro::encode::AvroEncoder;
 use crate::engine::formats::columns::is_json;
 use crate::engine::formats::json::encode::{JsonEncodeOptions, JsonEncoder};
+use crate::engine::formats::protobuf::encode::RegisteredEncoder;
+use crate::engine::formats::registered::SinkSchema;
 use crate::engine::formats::{Encoder, Format, FormatOptions};
 use crate::engine::graph::SinkChangelog;
 use crate::engine::message::{Chunk, Weights};
@@ -21,7 +23,7 @@ use crate::engine::message::{Chunk, Weights};
 pub struct RecordEncoder {
     values: Box<dyn Encoder>,
     /// What a registry is still to say.
-    avro: Option<Arc<SinkSchema>>,
+    registered: Option<Arc<SinkSchema>>,
     /// Values end with a line feed that is no part of them.
     lines: bool,
     /// Of the value.
@@ -42,7 +44,7 @@ impl RecordEncoder {
         changelog: &SinkChangelog,
         format: &FormatOptions,
         options: &SinkOptions,
-        avro: impl FnOnce(&SchemaRef) -> Option<Arc<SinkSchema>>,
+        registered: impl FnOnce(&SchemaRef) -> Option<Arc<SinkSchema>>,
     ) -> Result<RecordEncoder> {
         let column = |option: &str, name: &Option<String>| match name {
             Some(name) => column_named(schema, option, name).map(Some),
@@ -64,15 +66,16 @@ impl RecordEncoder {
         {
             key = of_table.iter().filter_map(|at| columns.get(*at).copied()).collect();
         }
-        let avro = avro(&value_schema);
-        let values: Box<dyn Encoder> = match (format.format, &avro) {
+        let registered = registered(&value_schema);
+        let values: Box<dyn Encoder> = match (format.format, &registered) {
+            (Format::Protobuf, Some(schema)) => Box::new(RegisteredEncoder::new(Arc::clone(schema))),
             (Format::Avro, Some(schema)) => Box::new(AvroEncoder::registered(Arc::clone(schema))),
             (Format::Avro, None) => Box::new(AvroEncoder::new(value_schema.fields(), &format.avro)?),
             _ => format.record_encoder(&value_schema, &changelog)?,
         };
         let encoder = RecordEncoder {
             values,
-            avro,
+            registered,
             lines: format.format != Format::Avro,
             columns,
             schema: value_schema,
@@ -89,7 +92,7 @@ impl RecordEncoder {
 
     /// Whether it is known how rows are written.
     pub fn is_ready(&self) -> bool {
-        self.avro.as_ref().is_none_or(|schema| schema.is_ready())
+        self.registered.as_ref().is_none_or(|schema| schema.is_ready())
     }
 
     fn check_types(&self, schema: &SchemaRef) -> Result<()> {
@@ -140,8 +143,8 @@ impl RecordEncoder {
         let mut start = 0;
         let (upsert, lines) = (self.upsert, self.lines);
         // Avro's encoder writes it itself.
-        let header = match &self.avro {
-            Some(schema) if lines => schema.header()?.to_vec(),
+        let header = match &self.registered {
+            Some(schema) if lines => schema.answer()?.header.clone(),
             _ => Vec::new(),
         };
         let mut buffer = std::mem::take(&mut self.buffer);

@@ -42,9 +42,10 @@ use crate::engine::connectors::{
 use crate::engine::error::Error;
 use crate::engine::formats::avro::changes::{ChangePlan, Changes};
 use crate::engine::formats::avro::derive;
-use crate::engine::formats::avro::encode::SinkSchema;
 use crate::engine::formats::avro::plan::RecordPlan;
 use crate::engine::formats::avro::schema::AvroSchema;
+use crate::engine::formats::protobuf::ProtobufTable;
+use crate::engine::formats::registered::SinkSchema;
 use crate::engine::formats::{Format, FormatOptions};
 use crate::engine::graph::SinkChangelog;
 use crate::engine::schema_registry::SchemaRegistry;
@@ -118,6 +119,10 @@ impl Connector for Kafka {
         match format.format {
             Format::Avro => format.avro.infer(derive::columns_of).await,
             Format::DebeziumAvro => format.avro.infer(derive::columns_of_changes).await,
+            Format::Protobuf => match &format.protobuf {
+                Some(ProtobufTable::Registered(messages)) => messages.infer().await.map(Some),
+                _ => Ok(format.known_schema()),
+            },
             _ => Ok(format.known_schema()),
         }
     }
@@ -183,12 +188,9 @@ struct KafkaTable {
 impl KafkaTable {
     /// The schema of a sink's records that a registry has to give an id to.
     fn sink_schema(&self, written: &SchemaRef, context: &SinkContext) -> Option<Arc<SinkSchema>> {
-        if self.format.format != Format::Avro && !self.format.framed_json {
-            return None;
-        }
         let declared = self.value_columns().unwrap_or_else(|| written.fields().clone());
         SinkSchema::open(
-            &self.format.avro,
+            &self.format,
             &declared,
             written.fields(),
             &context.runtime,
@@ -230,6 +232,11 @@ impl KafkaTable {
                 let fits = |schema: &AvroSchema| ChangePlan::new(schema, &columns, &changes).map(drop);
                 self.format.avro.check_readable(fits, self.is_source).await
             }
+            Format::Protobuf => match &self.format.protobuf {
+                Some(ProtobufTable::Registered(messages)) if self.is_sink => messages.check_writable(&columns).await,
+                Some(ProtobufTable::Registered(messages)) => messages.check_readable(&columns, self.is_source).await,
+                _ => Ok(()),
+            },
             _ => Ok(()),
         }
     }
@@ -305,8 +312,14 @@ impl ConnectorTable for KafkaTable {
     }
 
     fn open_sink(&self, context: SinkContext) -> Result<Box<dyn Sink>> {
-        let avro = |written: &SchemaRef| self.sink_schema(written, &context);
-        let encoder = RecordEncoder::new(&context.schema, &context.changelog, &self.format, &self.sink, avro)?;
+        let registered = |written: &SchemaRef| self.sink_schema(written, &context);
+        let encoder = RecordEncoder::new(
+            &context.schema,
+            &context.changelog,
+            &self.format,
+            &self.sink,
+            registered,
+        )?;
         if self.sink.exactly_once {
             return Ok(Box::new(TransactionalSink::new(encoder, &context)));
         }
@@ -323,5 +336,9 @@ impl ConnectorTable for KafkaTable {
 
 #[cfg(test)]
 mod avro_tests;
+#[cfg(test)]
+mod protobuf_tests;
+#[cfg(test)]
+mod security_tests;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message as _;
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
@@ -38,6 +38,14 @@ fn table(address: &str, options: &[(&str, &str)]) -> Result<Arc<dyn ConnectorTab
     let mut all = vec![("bootstrap_servers", address)];
     all.extend_from_slice(options);
     Kafka.resolve(&given(&all), Some(ids()))
+}
+
+/// Brokers in this process, with a topic "t"; all of them keep it.
+fn mock_brokers(brokers: i32, partitions: i32) -> (MockCluster<'static, DefaultProducerContext>, String) {
+    let cluster = MockCluster::new(brokers).unwrap();
+    cluster.create_topic("t", partitions, brokers).unwrap();
+    let address = cluster.bootstrap_servers();
+    (cluster, address)
 }
 
 fn admin(address: &str) -> AdminClient<DefaultClientContext> {
@@ -250,10 +258,13 @@ fn rows(range: std::ops::Range<i64>) -> Chunk {
     Chunk::insert(RecordBatch::try_new(ids(), vec![Arc::new(numbers)]).unwrap())
 }
 
+fn append_sink(bench: &Bench, table: &dyn ConnectorTable) -> Box<dyn Sink> {
+    let context = bench.sink_context(&ids(), SinkChangelog::Append, &[]);
+    table.open_sink(context).unwrap()
+}
+
 fn written(bench: &Bench, table: &dyn ConnectorTable, range: std::ops::Range<i64>) -> Vec<u8> {
-    let mut sink = table
-        .open_sink(bench.sink_context(&ids(), SinkChangelog::Append, &[]))
-        .unwrap();
+    let mut sink = append_sink(bench, table);
     sink.write(&rows(range)).unwrap();
     let mut log = sink.prepare(Epoch(1)).unwrap().committable.unwrap().to_vec();
     // The clock of the bench stands in the past.
@@ -330,6 +341,53 @@ fn f_03_what_a_crash_left_open_is_aborted_and_its_owner_fenced() {
         .unwrap();
     assert!(zombie.commit_transaction(WITHIN).is_err());
     assert_eq!(values(&kafka.address, &topic), expected(0..4));
+}
+
+#[test]
+fn f_13_an_outage_longer_than_a_transaction_may_be_writes_the_epoch_once() {
+    let Some(kafka) = TestKafka::start() else { return };
+    let topic = kafka.new_topic();
+    create(&kafka.address, &topic, 1);
+    let bench = Bench::new();
+    let options = [("topic", topic.as_str()), ("transaction_timeout", "1 second")];
+    let table = table(&kafka.address, &options).unwrap();
+    let mut committer = committer(&bench, table.as_ref());
+    let log = written(&bench, table.as_ref(), 0..2);
+    let first = committer.commit(Epoch(1), vec![log.into()]);
+    bench.runtime.block_on(first).unwrap();
+    if !kafka.freeze() {
+        return;
+    }
+    let log = written(&bench, table.as_ref(), 2..1000);
+    let second = bench.runtime.spawn(async move {
+        let committed = committer.commit(Epoch(2), vec![log.into()]).await;
+        committed.map(|()| committer)
+    });
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!second.is_finished(), "a broker that answers nothing has taken it");
+    kafka.thaw();
+    let mut committer = bench.runtime.block_on(second).unwrap().unwrap();
+    let log = written(&bench, table.as_ref(), 1000..1003);
+    let third = committer.commit(Epoch(3), vec![log.into()]);
+    bench.runtime.block_on(third).unwrap();
+    assert_eq!(sorted(values(&kafka.address, &topic)), expected(0..1003));
+}
+
+#[test]
+fn f_13_a_transaction_that_the_broker_gave_up_is_written_again() {
+    let (brokers, address) = mock_brokers(1, 1);
+    let bench = Bench::new();
+    let table = table(&address, &[("topic", "t")]).unwrap();
+    let mut committer = committer(&bench, table.as_ref());
+    let given_up = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH];
+    brokers.request_errors(RDKafkaApiKey::EndTxn, &given_up);
+    let log = written(&bench, table.as_ref(), 0..3);
+    bench
+        .runtime
+        .block_on(committer.commit(Epoch(1), vec![log.into()]))
+        .unwrap();
+    // The mock keeps what was aborted.
+    assert_eq!(raw_records(&address, "t", 6).len(), 6);
 }
 
 #[test]
@@ -459,15 +517,11 @@ fn errors_are_in_the_words_of_whoever_made_them() {
 
 #[test]
 fn f_15_stumbling_brokers_lose_nothing() {
-    let brokers = MockCluster::new(3).unwrap();
-    let address = brokers.bootstrap_servers();
-    brokers.create_topic("t", 2, 3).unwrap();
+    let (brokers, address) = mock_brokers(3, 2);
     let bench = Bench::new();
     let options = [("topic", "t"), ("commit_mode", "at_least_once")];
     let table = table(&address, &options).unwrap();
-    let mut sink = table
-        .open_sink(bench.sink_context(&ids(), SinkChangelog::Append, &[]))
-        .unwrap();
+    let mut sink = append_sink(&bench, table.as_ref());
     let stumbles = [
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
@@ -493,17 +547,11 @@ fn f_15_stumbling_brokers_lose_nothing() {
 
 #[test]
 fn the_last_flush_outlives_the_sink() {
-    let brokers = MockCluster::new(1).unwrap();
-    let address = brokers.bootstrap_servers();
-    brokers.create_topic("t", 1, 1).unwrap();
+    let (brokers, address) = mock_brokers(1, 1);
     let bench = Bench::new();
     let options = [("topic", "t"), ("commit_mode", "at_least_once"), ("offset", "earliest")];
     let table = table(&address, &options).unwrap();
-    let open = || {
-        table
-            .open_sink(bench.sink_context(&ids(), SinkChangelog::Append, &[]))
-            .unwrap()
-    };
+    let open = || append_sink(&bench, table.as_ref());
     let mut stopped = open();
     stopped.write(&rows(0..100)).unwrap();
     stopped.stopping();
@@ -524,9 +572,7 @@ fn the_last_flush_outlives_the_sink() {
 /// As after a leader change: the new one does not know yet how far records are replicated.
 #[test]
 fn a_broker_that_does_not_have_the_next_records_for_a_moment_loses_nothing() {
-    let brokers = MockCluster::new(1).unwrap();
-    let address = brokers.bootstrap_servers();
-    brokers.create_topic("t", 2, 1).unwrap();
+    let (brokers, address) = mock_brokers(1, 2);
     produce(&address, "t", 2, 0..100);
     let bench = Bench::new();
     let table = table(&address, &[("topic", "t")]).unwrap();
@@ -541,14 +587,11 @@ fn a_broker_that_does_not_have_the_next_records_for_a_moment_loses_nothing() {
 
 #[test]
 fn the_lag_of_a_partition_is_what_the_brokers_say_and_an_outage_has_a_reason() {
-    let brokers = MockCluster::new(1).unwrap();
-    brokers.create_topic("t", 1, 1).unwrap();
+    let (brokers, address) = mock_brokers(1, 1);
     let bench = Bench::new();
     let options = [("topic", "t"), ("commit_mode", "at_least_once")];
-    let table = table(&brokers.bootstrap_servers(), &options).unwrap();
-    let mut sink = table
-        .open_sink(bench.sink_context(&ids(), SinkChangelog::Append, &[]))
-        .unwrap();
+    let table = table(&address, &options).unwrap();
+    let mut sink = append_sink(&bench, table.as_ref());
     sink.write(&rows(0..100)).unwrap();
     (sink.prepare(Epoch(1)).unwrap().work.unwrap())().unwrap();
     let mut source = bench.source(table.as_ref(), &ids(), 0, 1, &[]).unwrap();
@@ -574,14 +617,11 @@ fn the_lag_of_a_partition_is_what_the_brokers_say_and_an_outage_has_a_reason() {
 
 #[test]
 fn a_record_that_no_broker_takes_is_an_error() {
-    let brokers = MockCluster::new(1).unwrap();
-    brokers.create_topic("t", 1, 1).unwrap();
+    let (brokers, address) = mock_brokers(1, 1);
     let bench = Bench::new();
     let options = [("topic", "t"), ("commit_mode", "at_least_once")];
-    let table = table(&brokers.bootstrap_servers(), &options).unwrap();
-    let mut sink = table
-        .open_sink(bench.sink_context(&ids(), SinkChangelog::Append, &[]))
-        .unwrap();
+    let table = table(&address, &options).unwrap();
+    let mut sink = append_sink(&bench, table.as_ref());
     let refused = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED];
     brokers.request_errors(RDKafkaApiKey::Produce, &refused);
     sink.write(&rows(0..1)).unwrap();
@@ -595,9 +635,7 @@ fn a_record_that_no_broker_takes_is_an_error() {
 
 #[test]
 fn a_read_source_stops_its_thread() {
-    let brokers = MockCluster::new(1).unwrap();
-    brokers.create_topic("t", 1, 1).unwrap();
-    let address = brokers.bootstrap_servers();
+    let (_brokers, address) = mock_brokers(1, 1);
     produce(&address, "t", 1, 0..5);
     let bench = Bench::new();
     let table = table(&address, &[("topic", "t"), ("bounded", "true")]).unwrap();

@@ -6,8 +6,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray, StructArray,
-    TimestampMicrosecondArray,
+    ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
 };
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
@@ -15,6 +14,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use crate::engine::connectors::Result;
 use crate::engine::connectors::nexmark::generator::{Generator, Kind};
 use crate::engine::error::Error;
+use crate::types::record_batch::batch_of_rows;
 
 pub const DATE_TIME: &str = "date_time";
 const EVENT_TYPE: &str = "event_type";
@@ -139,12 +139,7 @@ impl ColumnGenerator {
         for column in &self.columns {
             arrays.push(generate_column(column, generator, events)?);
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(events.len()));
-        Ok(RecordBatch::try_new_with_options(
-            Arc::clone(&self.schema),
-            arrays,
-            &options,
-        )?)
+        Ok(batch_of_rows(Arc::clone(&self.schema), arrays, events.len())?)
     }
 }
 

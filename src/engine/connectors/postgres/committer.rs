@@ -16,8 +16,9 @@ use futures::SinkExt;
 use tokio::sync::OnceCell;
 use tokio_postgres::Transaction;
 
+use crate::engine::connectors::kept_outside::KeptOutside;
 use crate::engine::connectors::postgres::committable::{Lines, Reader};
-use crate::engine::connectors::postgres::target::Target;
+use crate::engine::connectors::postgres::target::{COMMITS, Target};
 use crate::engine::connectors::postgres::{connection, failed, quote_always};
 use crate::engine::connectors::{Committer, CommitterContext, Result};
 use crate::engine::error::Error;
@@ -179,6 +180,31 @@ impl Committer for PostgresCommitter {
             self.target = OnceCell::new();
         }
         written
+    }
+}
+
+/// What a pipeline that is dropped leaves.
+pub fn kept(sink: &str, named: &str) -> KeptOutside {
+    KeptOutside {
+        what: format!("row '{sink}' of table {COMMITS} beside {named}"),
+        by_hand: format!("It does no harm; there: DELETE FROM {COMMITS} WHERE sink = '{sink}'."),
+    }
+}
+
+/// Removes the note of which epochs of the sink are there.
+pub async fn forget(client: &Object, relation: &str, named: &str, sink: &str) -> Result<()> {
+    let wrap = |error| {
+        failed(
+            &format!("could not remove the note of what was committed to {named}"),
+            &error,
+        )
+    };
+    let target = Target::look(client, relation, false).await?;
+    let delete = format!("DELETE FROM {} WHERE sink = $1", target.commits_quoted());
+    match client.execute(&delete, &[&sink]).await {
+        // Nothing was ever committed.
+        Err(error) if error.code().is_some_and(|code| code.code() == "42P01") => Ok(()),
+        done => done.map(|_| ()).map_err(wrap),
     }
 }
 

@@ -36,6 +36,7 @@ use arrow::datatypes::SchemaRef;
 use deadpool_postgres::{Object, Pool, PoolError};
 use tokio_postgres::Statement;
 
+use crate::engine::connectors::kept_outside::{KeptOutside, PipelineUse};
 use crate::engine::connectors::lookup::{Lookup, LookupContext, LookupOptions, lookup_descriptions};
 use crate::engine::connectors::options::{CommonOptions, OptionReader};
 use crate::engine::connectors::postgres::cdc::CdcReader;
@@ -370,6 +371,33 @@ impl ConnectorTable for PostgresTable {
             self.source.named(),
             context,
         )))
+    }
+
+    fn kept_outside(&self, by: &PipelineUse) -> Option<KeptOutside> {
+        match (self.using, by) {
+            (TableUse::Cdc, PipelineUse::Source(reader)) => Some(slot::kept(&slot::slot_name(reader))),
+            (TableUse::Sink, PipelineUse::Sink(sink)) => Some(committer::kept(sink, &self.source.named())),
+            _ => None,
+        }
+    }
+
+    async fn forget(&self, by: &PipelineUse) -> Result<()> {
+        match (self.using, by) {
+            (TableUse::Cdc, PipelineUse::Source(reader)) => {
+                let client = connection(&self.source.pool).await?;
+                let named = self.source.named();
+                let session = SlotSession {
+                    client: &client,
+                    named: &named,
+                };
+                session.forget(&slot::slot_name(reader)).await
+            }
+            (TableUse::Sink, PipelineUse::Sink(sink)) => {
+                let client = connection(&self.source.pool).await?;
+                committer::forget(&client, &self.source.relation, &self.source.named(), sink).await
+            }
+            _ => Ok(()),
+        }
     }
 
     fn open_lookup(&self, context: LookupContext) -> Result<Arc<dyn Lookup>> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::engine::connectors::kept_outside::PipelineUse;
 use crate::engine::connectors::postgres::Postgres;
 use crate::engine::connectors::postgres::sink::prepared;
 use crate::engine::connectors::postgres::tests::{columns, run};
@@ -79,6 +80,37 @@ pub async fn texts(url: &str, sql: &str) -> Vec<String> {
 }
 
 const PAIRS: &str = "id BIGINT, name TEXT";
+
+#[tokio::test]
+async fn a_sink_whose_pipeline_is_dropped_leaves_no_note() {
+    let Some(server) = TestPostgres::start().await else {
+        return;
+    };
+    let url = server.new_database().await;
+    run(&url, "CREATE TABLE t (id int8 PRIMARY KEY, name text)").await;
+    let target = table(&[("url", &url), ("table", "t")], PAIRS).unwrap();
+    let forget = async |sink: &str| target.forget(&PipelineUse::Sink(sink.to_owned())).await;
+    // Before there is a table of commits.
+    forget("pipe_1/public.t").await.unwrap();
+    let rows = output(PAIRS, &[0], &[chunk(PAIRS, "{\"id\":1}", 1)]);
+    committer(&target).await.commit(Epoch(1), vec![rows]).await.unwrap();
+    let noted = "SELECT sink FROM laminar_commits";
+    forget("pipe_2/public.t").await.unwrap();
+    assert_eq!(texts(&url, noted).await, ["pipe_1/public.t"]);
+    let of_first = PipelineUse::Sink("pipe_1/public.t".to_owned());
+    let kept = target.kept_outside(&of_first).unwrap();
+    assert!(
+        kept.what.contains("row 'pipe_1/public.t' of table laminar_commits"),
+        "{kept:?}"
+    );
+    forget("pipe_1/public.t").await.unwrap();
+    assert!(texts(&url, noted).await.is_empty());
+    assert!(
+        target
+            .kept_outside(&PipelineUse::Source("pipe_1/public.t".to_owned()))
+            .is_none()
+    );
+}
 
 #[tokio::test]
 async fn an_epoch_is_there_once() {

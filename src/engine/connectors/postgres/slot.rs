@@ -9,13 +9,26 @@ use std::time::Duration;
 use tokio_postgres::Client;
 
 use crate::engine::connectors::Result;
+use crate::engine::connectors::kept_outside::KeptOutside;
 use crate::engine::connectors::postgres::target::{Target, refused};
-use crate::engine::connectors::postgres::{failed, quote_always};
+use crate::engine::connectors::postgres::{OBJECT_IN_USE, failed, quote_always};
 use crate::engine::error::Error;
 use crate::error::SqlState;
 
 /// How often is asked whether the transactions that ran have ended.
 const OLD_TRANSACTIONS_STEP: Duration = Duration::from_millis(20);
+
+/// How often is tried to drop a slot whose connection is about to end.
+const IN_USE_STEP: Duration = Duration::from_millis(100);
+const UNDEFINED_OBJECT: &str = "42704";
+
+/// What a pipeline that is dropped leaves.
+pub fn kept(slot: &str) -> KeptOutside {
+    KeptOutside {
+        what: format!("replication slot \"{slot}\" of the Postgres server"),
+        by_hand: format!("The server keeps its log for it; there: SELECT pg_drop_replication_slot('{slot}')."),
+    }
+}
 
 /// A place in the server's log, as the server writes it.
 pub fn log_text(log: u64) -> String {
@@ -77,6 +90,25 @@ impl SlotSession<'_> {
             // Another pipeline was faster.
             Err(error) if error.code().is_some_and(|code| code.code() == "42710") => Ok(()),
             made => made.map_err(wrap),
+        }
+    }
+
+    /// The slot goes, whoever uses it: it is of one pipeline, which is gone, and of its last connection at most, which may still make it.
+    pub async fn forget(&self, slot: &str) -> Result<()> {
+        let wrap = |error| failed(&format!("could not drop replication slot \"{slot}\""), &error);
+        let end = "SELECT pg_catalog.pg_terminate_backend(active_pid) FROM pg_catalog.pg_replication_slots \
+                   WHERE slot_name = $1::text AND active_pid IS NOT NULL AND active_pid <> pg_catalog.pg_backend_pid()";
+        let drop = "SELECT pg_catalog.pg_drop_replication_slot(slot_name) FROM pg_catalog.pg_replication_slots \
+                    WHERE slot_name = $1::text";
+        loop {
+            match self.client.execute(drop, &[&slot]).await {
+                Err(error) if error.code().is_some_and(|code| code.code() == OBJECT_IN_USE) => {}
+                // It went with the connection that was making it.
+                Err(error) if error.code().is_some_and(|code| code.code() == UNDEFINED_OBJECT) => return Ok(()),
+                done => return done.map(|_| ()).map_err(wrap),
+            }
+            self.client.execute(end, &[&slot]).await.map_err(wrap)?;
+            tokio::time::sleep(IN_USE_STEP).await;
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::clock::ManualClock;
+use crate::engine::connectors::kept_outside::PipelineUse;
 use crate::engine::connectors::postgres::Postgres;
 use crate::engine::connectors::postgres::sink_tests::texts;
 use crate::engine::connectors::postgres::slot::slot_name;
@@ -84,6 +85,14 @@ impl Table {
     }
 }
 
+/// A database of its own in which `sql` was run; `None` when there is no Postgres.
+async fn database_with(sql: &str) -> Option<(TestPostgres, String)> {
+    let server = TestPostgres::start().await?;
+    let url = server.new_database().await;
+    run(&url, sql).await;
+    Some((server, url))
+}
+
 /// The next rows, each with its weight; waits for some.
 async fn next(source: &mut dyn Source) -> Result<Vec<(i64, Value)>> {
     loop {
@@ -135,16 +144,14 @@ const PAIRS: &str = "id BIGINT, name TEXT";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_and_its_changes_across_restarts() {
-    let Some(server) = TestPostgres::start().await else {
-        return;
-    };
-    let url = server.new_database().await;
-    run(
-        &url,
+    let Some((_server, url)) = database_with(
         "CREATE TABLE t (id int8 PRIMARY KEY, other int, name text); CREATE TABLE u (id int8 PRIMARY KEY, name text);
         INSERT INTO t VALUES (1, 0, 'a'), (2, 0, 'b'), (3, 0, NULL)",
     )
-    .await;
+    .await
+    else {
+        return;
+    };
     let table = Table::cdc(&url, PAIRS);
     table.table.check_outside(&["id".into()]).await.unwrap();
     let mut source = table.open(Vec::new());
@@ -190,7 +197,7 @@ async fn a_table_and_its_changes_across_restarts() {
     );
     apply(first, &mut rows);
     read_until(source.as_mut(), &mut rows, |rows| rows.contains_key(&6)).await;
-    // A checkpoint that the slot has left behind is refused, and so is one without a slot.
+    // A checkpoint that the slot has left behind is refused.
     source.at_barrier(Epoch(2));
     let before = texts(&url, &position).await;
     source.epoch_decided(Epoch(2));
@@ -198,24 +205,69 @@ async fn a_table_and_its_changes_across_restarts() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     drop(source);
-    let error = next(table.open(offsets.clone()).as_mut()).await.unwrap_err();
+    let error = next(table.open(offsets).as_mut()).await.unwrap_err();
     assert!(
         error.code().as_str() == "55000" && error.to_string().contains("was moved on"),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f_38_a_slot_that_is_gone_stops_the_reader() {
+    let Some((_server, url)) =
+        database_with("CREATE TABLE t (id int8 PRIMARY KEY, name text); INSERT INTO t VALUES (1, 'a')").await
+    else {
+        return;
+    };
+    let table = Table::cdc(&url, PAIRS);
+    let mut source = table.open(Vec::new());
+    read_until(source.as_mut(), &mut Rows::new(), |rows| rows.len() == 1).await;
+    source.at_barrier(Epoch(1));
+    let offsets = source.offsets();
+    drop(source);
     run(&url, &format!("SELECT pg_drop_replication_slot('{}')", table.slot())).await;
     let error = next(table.open(offsets).as_mut()).await.unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with(&format!("replication slot \"{}\"", table.slot())),
-        "{error}"
-    );
+    assert_eq!(error.code().as_str(), "55000");
+    let expected = format!("replication slot \"{}\" of the Postgres server is gone", table.slot());
+    assert!(error.to_string().starts_with(&expected), "{error}");
     assert!(error.hint().unwrap().contains("FROM CHECKPOINT 0"));
 }
 
 const TYPES: &str = "id INT, b BOOLEAN, i2 SMALLINT, f4 REAL, f8 DOUBLE, n NUMERIC(20,4), t TEXT, c CHAR(3), y BYTEA, d DATE, tm TIME, \
      ts TIMESTAMP, tz TIMESTAMPTZ, iv INTERVAL, u UUID, j JSON, jb JSONB, ints INT[], texts TEXT[], mood TEXT, net TEXT, whole STRUCT<x INT,y TEXT>";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_goes_with_its_pipeline_even_while_it_is_made() {
+    let Some((_server, url)) = database_with("CREATE TABLE t (id int8 PRIMARY KEY, name text)").await else {
+        return;
+    };
+    let table = Table::cdc(&url, PAIRS);
+    let slots = format!(
+        "SELECT active::text FROM pg_replication_slots WHERE slot_name = '{}'",
+        table.slot()
+    );
+    // A transaction for whose end a new slot has to wait.
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    crate::spawn::named("test connection", connection);
+    client
+        .batch_execute("BEGIN; INSERT INTO t VALUES (1, 'a')")
+        .await
+        .unwrap();
+    let source = table.open(Vec::new());
+    while texts(&url, &slots).await != ["true"] {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(source);
+    let by = PipelineUse::Source(table.reader.clone());
+    let kept = table.table.kept_outside(&by).unwrap();
+    assert!(kept.by_hand.contains(&table.slot()), "{kept:?}");
+    for _ in 0..2 {
+        table.table.forget(&by).await.unwrap();
+        assert!(texts(&url, &slots).await.is_empty());
+    }
+    client.batch_execute("COMMIT").await.unwrap();
+    assert!(texts(&url, &slots).await.is_empty());
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_has_the_values_of_the_snapshot() {
@@ -257,11 +309,9 @@ async fn a_change_has_the_values_of_the_snapshot() {
 /// Writers raise the version of rows all the time; a reader gets each version that it gets once, none after a later one, and the last.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_among_writers_loses_and_doubles_nothing() {
-    let Some(server) = TestPostgres::start().await else {
+    let Some((_server, url)) = database_with("CREATE TABLE t (id int8 PRIMARY KEY, version int8); INSERT INTO t SELECT n, 0 FROM generate_series(1, 40) AS n").await else {
         return;
     };
-    let url = server.new_database().await;
-    run(&url, "CREATE TABLE t (id int8 PRIMARY KEY, version int8); INSERT INTO t SELECT n, 0 FROM generate_series(1, 40) AS n").await;
     let writers: Vec<_> = (0..3)
         .map(|writer| {
             let url = url.clone();
@@ -328,15 +378,11 @@ async fn a_snapshot_among_writers_loses_and_doubles_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_waited_out() {
-    let Some(mut server) = TestPostgres::start().await else {
+    let Some((mut server, url)) =
+        database_with("CREATE TABLE t (id int8 PRIMARY KEY, name text); INSERT INTO t VALUES (1, 'a')").await
+    else {
         return;
     };
-    let url = server.new_database().await;
-    run(
-        &url,
-        "CREATE TABLE t (id int8 PRIMARY KEY, name text); INSERT INTO t VALUES (1, 'a')",
-    )
-    .await;
     let table = Table::cdc(&url, PAIRS);
     let mut source = table.open(Vec::new());
     let mut rows = Rows::new();
@@ -364,15 +410,11 @@ async fn an_outage_is_waited_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f_34_a_new_column_is_left_out() {
-    let Some(server) = TestPostgres::start().await else {
+    let Some((_server, url)) =
+        database_with("CREATE TABLE t (id int8 PRIMARY KEY, name text); INSERT INTO t VALUES (1, 'a')").await
+    else {
         return;
     };
-    let url = server.new_database().await;
-    run(
-        &url,
-        "CREATE TABLE t (id int8 PRIMARY KEY, name text); INSERT INTO t VALUES (1, 'a')",
-    )
-    .await;
     let mut source = Table::cdc(&url, PAIRS).open(Vec::new());
     let mut rows = Rows::new();
     read_until(source.as_mut(), &mut rows, |rows| rows.len() == 1).await;
@@ -454,16 +496,14 @@ async fn f_34_what_cannot_be_followed_stops_the_reader() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_is_found_beforehand() {
-    let Some(server) = TestPostgres::start().await else {
-        return;
-    };
-    let url = server.new_database().await;
-    run(
-        &url,
+    let Some((_server, url)) = database_with(
         "CREATE TABLE t (id int8 PRIMARY KEY, name text); CREATE VIEW v AS SELECT * FROM t;
         CREATE TABLE silent (id int8 PRIMARY KEY); ALTER TABLE silent REPLICA IDENTITY NOTHING",
     )
-    .await;
+    .await
+    else {
+        return;
+    };
     let check = async |name: &str, mode: &str, declared: &str, key: &str| {
         let options = [
             ("url", url.as_str()),
@@ -495,13 +535,11 @@ async fn what_does_not_fit_is_found_beforehand() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn new_rows_come_by_their_cursor() {
-    let Some(server) = TestPostgres::start().await else {
+    let Some((_server, url)) = database_with("CREATE TABLE t (at timestamptz, id int8, name text);
+        INSERT INTO t SELECT '2024-01-01'::timestamptz + (n / 4) * interval '1 second', n, 'row' FROM generate_series(0, 24999) AS n;
+        INSERT INTO t VALUES (NULL, -1, 'no cursor')").await else {
         return;
     };
-    let url = server.new_database().await;
-    run(&url, "CREATE TABLE t (at timestamptz, id int8, name text);
-        INSERT INTO t SELECT '2024-01-01'::timestamptz + (n / 4) * interval '1 second', n, 'row' FROM generate_series(0, 24999) AS n;
-        INSERT INTO t VALUES (NULL, -1, 'no cursor')").await;
     let options = [
         ("url", url.as_str()),
         ("table", "t"),

@@ -5,22 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::kit::{Crashes, GraphBuilder, Ledger, NumberTable, Server, World, copy_graph, count_graph, expected_counts};
-use crate::catalog::jobs::JobState;
+use super::kit::{Crashes, GraphBuilder, Ledger, NumberTable, Server, World, copy_graph, counting, expected_counts};
+use crate::catalog::jobs::{CheckpointRecord, JobState};
+use crate::catalog::store::CatalogStore;
 use crate::engine::coordinator::{StopMode, WaitFor};
-use crate::engine::graph::{Exchange, JobGraph, OperatorSpec};
+use crate::engine::events::EventKind;
+use crate::engine::graph::{Exchange, OperatorSpec};
 use crate::error::SqlState;
-use crate::ids::{Epoch, Oid};
-
-fn counts(table: &Arc<NumberTable>, ledger: &Arc<Ledger>) -> impl Fn(u32) -> JobGraph + Send + Sync + use<> {
-    let (table, ledger) = (Arc::clone(table), Arc::clone(ledger));
-    move |parallelism| count_graph(&table, &ledger, parallelism)
-}
+use crate::ids::{Epoch, Generation, Oid};
 
 #[test]
 fn the_end_of_the_input_is_checkpointed_and_committed() {
     let (world, table, ledger) = (World::new(), NumberTable::new(4, 5_000), Arc::new(Ledger::default()));
-    let server = Server::start(&world, counts(&table, &ledger));
+    let server = Server::start(&world, counting(&table, &ledger));
     let pipeline = server.create_pipeline("p", &[("parallelism", "2")]);
     server.start_pipeline(pipeline);
     server.wait(pipeline, WaitFor::Finished).unwrap();
@@ -51,7 +48,7 @@ fn f_01_crashes_at_random_times_lose_and_double_nothing() {
     let (world, table, ledger) = (World::new(), NumberTable::new(5, 40_000), Arc::new(Ledger::default()));
     let mut pipeline = None;
     loop {
-        let server = Server::start(&world, counts(&table, &ledger));
+        let server = Server::start(&world, counting(&table, &ledger));
         let oid = *pipeline.get_or_insert_with(|| server.create_pipeline("p", &[("parallelism", "3")]));
         let patience = crashes.patience(&table);
         if crashes.count == 0 {
@@ -80,7 +77,7 @@ fn f_01_crashes_at_random_times_lose_and_double_nothing() {
 fn rescaling_moves_state_and_loses_nothing() {
     let (world, table, ledger) = (World::new(), NumberTable::new(3, 6_000), Arc::new(Ledger::default()));
     table.behaviour.gate.store(2_000, Ordering::SeqCst);
-    let server = Server::start(&world, counts(&table, &ledger));
+    let server = Server::start(&world, counting(&table, &ledger));
     let pipeline = server.create_pipeline("p", &[("parallelism", "1")]);
     server.start_pipeline(pipeline);
     for (gate, parallelism) in [(4_000, "3"), (u64::MAX, "2")] {
@@ -133,7 +130,7 @@ fn diamonds_deliver_every_row_on_every_path() {
 fn f_05_f_10_output_decided_before_a_crash_is_committed_after_it() {
     let (world, table, ledger) = (World::new(), NumberTable::new(2, 4_000), Arc::new(Ledger::default()));
     ledger.refuse.store(u32::MAX, Ordering::SeqCst);
-    let server = Server::start(&world, counts(&table, &ledger));
+    let server = Server::start(&world, counting(&table, &ledger));
     let pipeline = server.create_pipeline("p", &[]);
     server.start_pipeline(pipeline);
     // The corner: an epoch is decided, and the sink could not commit.
@@ -149,7 +146,7 @@ fn f_05_f_10_output_decided_before_a_crash_is_committed_after_it() {
     assert!(ledger.commits.lock().unwrap().is_empty());
     server.crash();
     ledger.refuse.store(0, Ordering::SeqCst);
-    let server = Server::start(&world, counts(&table, &ledger));
+    let server = Server::start(&world, counting(&table, &ledger));
     server.block_on(server.coordinator.resume_all());
     server.wait(pipeline, WaitFor::Finished).unwrap();
     let committed = ledger.commits.lock().unwrap().contains_key(&undone[0].epoch.0);
@@ -162,7 +159,7 @@ fn f_05_f_10_output_decided_before_a_crash_is_committed_after_it() {
 fn f_11_a_commit_whose_answer_was_lost_is_repeated_without_effect() {
     let (world, table, ledger) = (World::new(), NumberTable::new(2, 4_000), Arc::new(Ledger::default()));
     ledger.lose_answers.store(true, Ordering::SeqCst);
-    let server = Server::start(&world, counts(&table, &ledger));
+    let server = Server::start(&world, counting(&table, &ledger));
     let pipeline = server.create_pipeline("p", &[]);
     server.start_pipeline(pipeline);
     server.wait_ended(pipeline);
@@ -170,7 +167,7 @@ fn f_11_a_commit_whose_answer_was_lost_is_repeated_without_effect() {
     assert_eq!(ledger.commits.lock().unwrap().len(), 1);
     server.crash();
     ledger.lose_answers.store(false, Ordering::SeqCst);
-    let server = Server::start(&world, counts(&table, &ledger));
+    let server = Server::start(&world, counting(&table, &ledger));
     server.block_on(server.coordinator.resume_all());
     server.wait(pipeline, WaitFor::Finished).unwrap();
     assert!(ledger.replays.load(Ordering::SeqCst) > 0, "the corner was not visited");
@@ -178,15 +175,77 @@ fn f_11_a_commit_whose_answer_was_lost_is_repeated_without_effect() {
 }
 
 #[test]
+fn f_03_a_zombie_that_fails_does_not_come_back() {
+    // The error may pass by itself, or not.
+    for passes in [true, false] {
+        let (world, ledger) = (World::new(), Arc::new(Ledger::default()));
+        let (table, seen_by_zombie) = (NumberTable::new(2, 3_000), NumberTable::new(2, 3_000));
+        for of in [&table, &seen_by_zombie] {
+            of.behaviour.gate.store(1_000, Ordering::SeqCst);
+        }
+        let zombie = Server::start(&world, counting(&seen_by_zombie, &ledger));
+        // It does not notice before it is too late.
+        let pipeline = zombie.create_pipeline("p", &[("checkpoint_interval", "1 h")]);
+        zombie.start_pipeline(pipeline);
+        zombie.wait(pipeline, WaitFor::CaughtUp).unwrap();
+        let server = Server::start(&world, counting(&table, &ledger));
+        server.start_pipeline(pipeline);
+        server.wait(pipeline, WaitFor::Running).unwrap();
+        let behaviour = &seen_by_zombie.behaviour;
+        match passes {
+            true => behaviour.panics.store(1, Ordering::SeqCst),
+            false => behaviour.bad_after.store(1_500, Ordering::SeqCst),
+        }
+        behaviour.panic_after.store(1_500, Ordering::SeqCst);
+        behaviour.gate.store(2_000, Ordering::SeqCst);
+        zombie.wait_ended(pipeline);
+        let of_zombie = zombie.coordinator.job(pipeline).unwrap();
+        assert_eq!(of_zombie.state, JobState::Stopped, "{:?}", of_zombie.error);
+        assert_eq!(
+            zombie.coordinator.events().list().last().unwrap().kind,
+            EventKind::Replaced
+        );
+        table.behaviour.gate.store(u64::MAX, Ordering::SeqCst);
+        server.wait(pipeline, WaitFor::Finished).unwrap();
+        assert_eq!(ledger.result(), expected_counts(&table));
+        let generation = |record: &CheckpointRecord| record.generation;
+        assert!(
+            world
+                .checkpoints(pipeline)
+                .iter()
+                .map(generation)
+                .all(|of| of == Generation(2))
+        );
+    }
+}
+
+#[test]
+fn f_08_a_start_whose_answer_was_lost_is_no_second_run() {
+    let (world, table, ledger) = (World::new(), NumberTable::new(2, 1_000), Arc::new(Ledger::default()));
+    world.store.lose_beginnings.store(2, Ordering::SeqCst);
+    let server = Server::start(&world, counting(&table, &ledger));
+    let pipeline = server.create_pipeline("p", &[]);
+    server.start_pipeline(pipeline);
+    server.wait(pipeline, WaitFor::Finished).unwrap();
+    assert_eq!(world.store.unanswered.load(Ordering::SeqCst), 2);
+    let store = &world.store.inner;
+    assert_eq!(
+        server.block_on(store.generation(pipeline)).unwrap(),
+        Some(Generation(1))
+    );
+    assert_eq!(ledger.result(), expected_counts(&table));
+}
+
+#[test]
 fn f_03_a_zombie_commits_nothing() {
     let (world, table, ledger) = (World::new(), NumberTable::new(2, 3_000), Arc::new(Ledger::default()));
     table.behaviour.gate.store(1_000, Ordering::SeqCst);
-    let zombie = Server::start(&world, counts(&table, &ledger));
+    let zombie = Server::start(&world, counting(&table, &ledger));
     let pipeline = zombie.create_pipeline("p", &[]);
     zombie.start_pipeline(pipeline);
     zombie.wait(pipeline, WaitFor::CaughtUp).unwrap();
     // Another server takes the pipeline over while the first is still at work.
-    let server = Server::start(&world, counts(&table, &ledger));
+    let server = Server::start(&world, counting(&table, &ledger));
     server.start_pipeline(pipeline);
     server.wait(pipeline, WaitFor::Running).unwrap();
     table.behaviour.gate.store(u64::MAX, Ordering::SeqCst);
@@ -214,7 +273,7 @@ fn damage(world: &World, path: &str) {
 
 fn stopped_with_checkpoints(world: &World, table: &Arc<NumberTable>, ledger: &Arc<Ledger>) -> (Server, Oid) {
     table.behaviour.gate.store(500, Ordering::SeqCst);
-    let server = Server::start(world, counts(table, ledger));
+    let server = Server::start(world, counting(table, ledger));
     let pipeline = server.create_pipeline("p", &[("checkpoint_interval", "1 h")]);
     server.start_pipeline(pipeline);
     for gate in [1_000, 1_500, 1_900] {
@@ -272,7 +331,7 @@ fn a_restart_from_an_older_checkpoint_survives_a_crash_right_after() {
     // Rows 500.. of each split come again: from checkpoint 1 they were not yet read.
     table.behaviour.polled_rows.store(0, Ordering::SeqCst);
     table.behaviour.gate.store(u64::MAX, Ordering::SeqCst);
-    let server = Server::start(&world, counts(&table, &ledger));
+    let server = Server::start(&world, counting(&table, &ledger));
     server.block_on(server.coordinator.resume_all());
     server.wait(pipeline, WaitFor::Finished).unwrap();
     assert_eq!(table.behaviour.polled_rows.load(Ordering::SeqCst), 2 * 1_500);

@@ -4,16 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::kit::{Ledger, NumberTable, Server, World, copy_graph, count_graph, expected_counts};
+use super::kit::{Ledger, NumberTable, Server, World, copy_graph, counting, expected_counts};
+use crate::catalog::jobs::JobState;
 use crate::engine::coordinator::WaitFor;
 use crate::engine::events::EventKind;
-use crate::engine::graph::JobGraph;
+use crate::error::SqlState;
 use crate::ids::Epoch;
-
-fn counting(table: &Arc<NumberTable>, ledger: &Arc<Ledger>) -> impl Fn(u32) -> JobGraph + Send + Sync + use<> {
-    let (table, ledger) = (Arc::clone(table), Arc::clone(ledger));
-    move |parallelism| count_graph(&table, &ledger, parallelism)
-}
 
 #[test]
 fn f_12_a_prepare_that_fails_fails_the_epoch_and_moves_no_offset() {
@@ -73,6 +69,30 @@ fn survive(world: &World, table: &Arc<NumberTable>, ledger: &Arc<Ledger>) {
     table.behaviour.gate.store(u64::MAX, Ordering::SeqCst);
     server.wait(pipeline, WaitFor::Finished).unwrap();
     assert_eq!(ledger.result(), expected_counts(table));
+}
+
+#[test]
+fn f_33_a_pipeline_above_its_memory_limit_fails_alone() {
+    let world = World::new();
+    let (table, ledger) = (NumberTable::new(2, 4_000), Arc::new(Ledger::default()));
+    table.behaviour.gate.store(1_000, Ordering::SeqCst);
+    let server = Server::start(&world, counting(&table, &ledger));
+    let other = server.create_pipeline("other", &[]);
+    server.start_pipeline(other);
+    let greedy = server.create_pipeline("greedy", &[("memory_limit", "1 kB")]);
+    server.start_pipeline(greedy);
+    server.wait_ended(greedy);
+    let failed = server.coordinator.job(greedy).unwrap();
+    assert_eq!(failed.state, JobState::Failed);
+    let error = failed.error.unwrap();
+    assert_eq!(error.code, SqlState::OUT_OF_MEMORY);
+    assert!(error.message.starts_with("state takes "), "{error}");
+    assert!(error.hint.unwrap().contains("memory_limit"));
+    let tried = server.coordinator.events().list();
+    let tried = tried.iter().filter(|event| event.kind == EventKind::Failed).count();
+    assert_eq!(tried, 1, "to try again does not help");
+    table.behaviour.gate.store(u64::MAX, Ordering::SeqCst);
+    server.wait(other, WaitFor::Finished).unwrap();
 }
 
 #[test]

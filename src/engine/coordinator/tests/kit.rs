@@ -357,6 +357,12 @@ pub fn count_graph(table: &Arc<NumberTable>, ledger: &Arc<Ledger>, parallelism: 
     graph.build()
 }
 
+/// [`count_graph`] at any parallelism.
+pub fn counting(table: &Arc<NumberTable>, ledger: &Arc<Ledger>) -> impl Fn(u32) -> JobGraph + Send + Sync + use<> {
+    let (table, ledger) = (Arc::clone(table), Arc::clone(ledger));
+    move |parallelism| count_graph(&table, &ledger, parallelism)
+}
+
 /// `SELECT key, number FROM numbers` into the ledger.
 pub fn copy_graph(table: &Arc<NumberTable>, ledger: &Arc<Ledger>, parallelism: u32) -> JobGraph {
     let mut graph = GraphBuilder::new(parallelism);
@@ -476,6 +482,7 @@ impl Server {
             defined: Mutex::default(),
         });
         let coordinator = Coordinator::new(CoordinatorParts {
+            memory_limit: None,
             catalog: catalog.clone(),
             storage: world.storage.clone(),
             compiler: Arc::clone(&compiler) as Arc<dyn PipelineCompiler>,

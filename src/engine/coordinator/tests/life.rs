@@ -4,18 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::kit::{GraphBuilder, Ledger, NumberTable, Server, World, copy_graph, count_graph, expected_counts};
+use super::kit::{GraphBuilder, Ledger, NumberTable, Server, World, copy_graph, counting, expected_counts};
 use crate::catalog::jobs::JobState;
 use crate::engine::coordinator::{StopMode, WaitFor};
 use crate::engine::graph::{Exchange, JobGraph, OperatorSpec};
 use crate::error::{ErrorReport, SqlState};
 
 const LONG: Duration = Duration::from_secs(30);
-
-fn counting(table: &Arc<NumberTable>, ledger: &Arc<Ledger>) -> impl Fn(u32) -> JobGraph + Send + Sync + use<> {
-    let (table, ledger) = (Arc::clone(table), Arc::clone(ledger));
-    move |parallelism| count_graph(&table, &ledger, parallelism)
-}
 
 #[test]
 fn a_stop_with_checkpoint_goes_on_where_it_was_and_one_at_once_from_the_checkpoint_before() {

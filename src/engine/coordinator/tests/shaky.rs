@@ -15,6 +15,8 @@ pub struct ShakyStore {
     pub inner: Arc<MemoryStore>,
     /// Of how many of the next decisions the answer is lost after they took effect.
     pub lose_decisions: AtomicU32,
+    /// The same of beginnings of runs.
+    pub lose_beginnings: AtomicU32,
     /// Nothing that jobs ask is answered or takes effect.
     pub down: AtomicBool,
     pub unanswered: AtomicU32,
@@ -33,6 +35,18 @@ impl ShakyStore {
             return Err(unreachable_store());
         }
         Ok(())
+    }
+
+    /// `answer`, unless it gets lost.
+    fn answer<T>(&self, losses_left: &AtomicU32, answer: T) -> Result<T> {
+        let lose = |left: u32| left.checked_sub(1);
+        match losses_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lose) {
+            Ok(_) => {
+                self.unanswered.fetch_add(1, Ordering::SeqCst);
+                Err(unreachable_store())
+            }
+            Err(_) => Ok(answer),
+        }
     }
 }
 
@@ -53,9 +67,10 @@ impl CatalogStore for ShakyStore {
     async fn commit(&self, transaction: StoreTransaction) -> Result<CommitOutcome> {
         self.inner.commit(transaction).await
     }
-    async fn begin_generation(&self, pipeline: Oid, job: JobRecord) -> Result<Generation> {
+    async fn begin_generation(&self, pipeline: Oid, job: JobRecord, last: Option<Generation>) -> Result<Generation> {
         self.up()?;
-        self.inner.begin_generation(pipeline, job).await
+        let begun = self.inner.begin_generation(pipeline, job, last).await?;
+        self.answer(&self.lose_beginnings, begun)
     }
     async fn generation(&self, pipeline: Oid) -> Result<Option<Generation>> {
         self.inner.generation(pipeline).await
@@ -63,17 +78,7 @@ impl CatalogStore for ShakyStore {
     async fn decide_epoch(&self, checkpoint: CheckpointRecord) -> Result<Decision> {
         self.up()?;
         let decision = self.inner.decide_epoch(checkpoint).await?;
-        let lose = |left: u32| left.checked_sub(1);
-        match self
-            .lose_decisions
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, lose)
-        {
-            Ok(_) => {
-                self.unanswered.fetch_add(1, Ordering::SeqCst);
-                Err(unreachable_store())
-            }
-            Err(_) => Ok(decision),
-        }
+        self.answer(&self.lose_decisions, decision)
     }
     async fn mark_committed(&self, pipeline: Oid, epoch: Epoch) -> Result<()> {
         self.up()?;

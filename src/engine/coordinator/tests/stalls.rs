@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::kit::{Ledger, NumberTable, Server, World, copy_graph, count_graph, expected_counts};
+use super::kit::{Ledger, NumberTable, Server, World, copy_graph, counting, expected_counts};
 use crate::catalog::jobs::JobState;
 use crate::engine::coordinator::settings::PipelineSettings;
 use crate::engine::coordinator::{JobStatus, StopMode, WaitFor};
@@ -13,11 +13,6 @@ use crate::engine::graph::JobGraph;
 use crate::ids::{Epoch, Oid};
 
 const LONG: Duration = Duration::from_secs(30);
-
-fn counting(table: &Arc<NumberTable>, ledger: &Arc<Ledger>) -> impl Fn(u32) -> JobGraph + Send + Sync + use<> {
-    let (table, ledger) = (Arc::clone(table), Arc::clone(ledger));
-    move |parallelism| count_graph(&table, &ledger, parallelism)
-}
 
 /// Five intervals are a stall, short as they are: a machine that is busy makes more of them than there are, never fewer.
 fn impatient(world: &World, graph: impl Fn(u32) -> JobGraph + Send + Sync + 'static) -> Server {

@@ -12,20 +12,13 @@ use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, Liter
 use datafusion::scalar::ScalarValue;
 use rand::RngExt;
 
-use super::kit::{
-    Crashes, GraphBuilder, KEYS, Ledger, NumberTable, Server, World, count_graph, expected_counts, shape,
-};
+use super::kit::{Crashes, GraphBuilder, KEYS, Ledger, NumberTable, Server, World, counting, expected_counts, shape};
 use crate::catalog::jobs::JobState;
 use crate::engine::coordinator::{StopMode, WaitFor};
 use crate::engine::graph::{
     EmitMode, EventTimeExpr, EventTimeSpec, Exchange, JobGraph, OperatorSpec, WindowAggregateSpec, WindowSpec,
 };
 use crate::ids::Oid;
-
-fn counting(table: &Arc<NumberTable>, ledger: &Arc<Ledger>) -> impl Fn(u32) -> JobGraph + Send + Sync + use<> {
-    let (table, ledger) = (Arc::clone(table), Arc::clone(ledger));
-    move |parallelism| count_graph(&table, &ledger, parallelism)
-}
 
 /// Crashes a server after a random time, starts another at another parallelism, until the job has finished.
 fn finish_with_crashes(

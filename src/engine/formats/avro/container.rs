@@ -14,13 +14,14 @@ use arrow::datatypes::{Fields, SchemaRef};
 
 use crate::engine::connectors::{BadRow, BadRowHandler};
 use crate::engine::error::Error;
+use crate::engine::formats::added_rows::for_each_added;
+use crate::engine::formats::avro::AvroOptions;
 use crate::engine::formats::avro::plan::RecordPlan;
 use crate::engine::formats::avro::read::{Datum, Decoded, fault, record, skip};
 use crate::engine::formats::avro::schema::AvroSchema;
 use crate::engine::formats::avro::write::{RecordWriter, long, sized};
-use crate::engine::formats::avro::{AvroOptions, mismatch};
 use crate::engine::formats::columns::BatchBuilder;
-use crate::engine::formats::json::encode::append_only_weight;
+use crate::engine::formats::registered::mismatch;
 use crate::engine::formats::{Decoder, Encoder, Input};
 use crate::engine::message::Chunk;
 use crate::error::SqlState;
@@ -349,12 +350,10 @@ impl Encoder for ContainerEncoder {
     ) -> Result<(), Error> {
         let mut count = 0;
         self.records.clear();
-        for row in 0..chunk.len() {
-            for _ in 0..append_only_weight(chunk.weight(row))? {
-                self.writer.write(chunk.rows.columns(), row, &mut self.records)?;
-                count += 1;
-            }
-        }
+        for_each_added(chunk, |row| {
+            count += 1;
+            self.writer.write(chunk.rows.columns(), row, &mut self.records)
+        })?;
         if count > 0 {
             long(count, out);
             sized(&self.records, out);

@@ -30,6 +30,7 @@ use crate::engine::connectors::{OptionDescription, files};
 use crate::engine::error::Error;
 use crate::engine::formats::avro::schema::AvroSchema;
 use crate::engine::formats::json;
+use crate::engine::formats::registered::{mismatch, no_columns};
 use crate::engine::schema_registry::client::is_missing;
 use crate::engine::schema_registry::{NewSchema, RegisteredSchema, SchemaKind, SchemaRegistry, TableSubject};
 use crate::error::{ErrorReport, SqlState};
@@ -121,8 +122,17 @@ impl AvroOptions {
         })
     }
 
+    /// By the schemas of `registry`.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn by_registry(registry: SchemaRegistry) -> AvroOptions {
+        AvroOptions {
+            registry: Some(Arc::new(registry)),
+            ..AvroOptions::default()
+        }
+    }
+
     /// By `schema`, which is none of a registry's.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn by_schema(schema: &str) -> AvroOptions {
         AvroOptions {
             given: GivenSchema::parse(schema).ok(),
@@ -171,12 +181,7 @@ impl AvroOptions {
 
     /// The subject of the table's schema.
     fn subject_of(&self, record: Option<&str>) -> Result<String, Error> {
-        self.subject.of(self.topic.as_deref(), record).ok_or_else(|| {
-            invalid(
-                "the subject of the table's schema is not known",
-                "Name it: schema_registry.subject = '..'.",
-            )
-        })
+        self.subject.required(self.topic.as_deref(), record)
     }
 
     /// The columns of a source that declares none.
@@ -289,7 +294,8 @@ impl AvroOptions {
             _ => derive::schema_of(columns, &name)?.to_string(),
         };
         let kind = self.kind;
-        Ok((subject, NewSchema { kind, text }))
+        let refers_to = Vec::new();
+        Ok((subject, NewSchema { kind, text, refers_to }))
     }
 }
 
@@ -315,24 +321,4 @@ pub fn parsed(schema: &RegisteredSchema) -> Result<AvroSchema, String> {
 
 fn invalid(message: &str, hint: &str) -> Error {
     Error::Option(ErrorReport::new(SqlState::INVALID_PARAMETER_VALUE, message).with_hint(hint))
-}
-
-fn no_columns(place: &str, reason: &str) -> Error {
-    Error::Option(
-        ErrorReport::new(
-            SqlState::INVALID_TABLE_DEFINITION,
-            format!("could not tell the columns of the schema of {place}: {reason}"),
-        )
-        .with_hint("Declare the columns that you need."),
-    )
-}
-
-pub fn mismatch(place: &str, reason: &str) -> Error {
-    Error::Option(
-        ErrorReport::new(
-            SqlState::DATATYPE_MISMATCH,
-            format!("the columns do not fit {place}: {reason}"),
-        )
-        .with_hint("Declare columns that fit; validate = false looks at the schemas of records only."),
-    )
 }

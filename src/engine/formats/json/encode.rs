@@ -16,11 +16,12 @@ use arrow::datatypes::{
 };
 
 use crate::engine::error::Error;
+use crate::engine::formats::added_rows::for_each_added;
 use crate::engine::formats::columns::is_json;
 use crate::engine::formats::json::scan;
 use crate::engine::formats::text_values::{MICROS_A_DAY, civil_from_days};
 use crate::engine::formats::{Encoder, TimestampFormat};
-use crate::engine::message::{Chunk, Weights};
+use crate::engine::message::Chunk;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JsonEncodeOptions {
@@ -57,30 +58,13 @@ impl Encoder for JsonEncoder {
         written: &mut dyn FnMut(usize, &[u8]),
     ) -> Result<(), Error> {
         let rows = RowWriter::new(chunk, self.options)?;
-        for row in 0..chunk.len() {
-            let times = match &chunk.weights {
-                Weights::AllInsert => 1,
-                Weights::Signed(weights) => append_only_weight(weights[row])?,
-            };
-            for _ in 0..times {
-                rows.write(row, out);
-                out.push(b'\n');
-                written(row, out);
-            }
-        }
-        Ok(())
+        for_each_added(chunk, |row| {
+            rows.write(row, out);
+            out.push(b'\n');
+            written(row, out);
+            Ok(())
+        })
     }
-}
-
-/// A format without before and after images can only add rows.
-pub fn append_only_weight(weight: i64) -> Result<i64, Error> {
-    if weight < 0 {
-        return Err(Error::NotSupported {
-            what: "a retraction in a format that can only add rows".into(),
-            hint: Some("Use format = 'debezium_json'.".into()),
-        });
-    }
-    Ok(weight)
 }
 
 /// The rows of a chunk, ready to be written as objects.
@@ -560,6 +544,7 @@ mod tests {
     use arrow::datatypes::Schema;
 
     use super::*;
+    use crate::engine::message::Weights;
 
     fn encoded(columns: Vec<(Field, ArrayRef)>, options: JsonEncodeOptions) -> String {
         let (fields, arrays): (Vec<_>, Vec<_>) = columns.into_iter().unzip();

@@ -24,7 +24,7 @@ use crate::engine::error::Error;
 use crate::engine::formats::columns::{BatchBuilder, ColumnBuilder, StructBuilder, Values};
 use crate::engine::formats::protobuf::map_keys;
 use crate::engine::formats::protobuf::plan::{FieldPlan, MessagePlan, Target, TargetShape, ValuePlan};
-use crate::engine::formats::protobuf::types::{self, Scalar};
+use crate::engine::formats::protobuf::types::{self, Purpose, Scalar};
 use crate::engine::formats::protobuf::values::{
     EnumNames, duration_nanos, json_of, push, seconds_and_nanos, timestamp_micros,
 };
@@ -47,9 +47,14 @@ pub enum Framing {
 }
 
 pub struct ProtobufDecoder {
-    batch: BatchBuilder,
+    rows: Rows,
     plan: MessagePlan,
     framing: Framing,
+}
+
+/// Rows that messages have become.
+pub struct Rows {
+    batch: BatchBuilder,
     open: Open,
 }
 
@@ -77,53 +82,82 @@ fn value_fault<T>(column: &ColumnBuilder, message: String) -> Decoded<T> {
     })
 }
 
-impl ProtobufDecoder {
-    pub fn new(message: &MessageDescriptor, schema: &SchemaRef, framing: Framing) -> Result<ProtobufDecoder, Error> {
-        types::check(message, schema, false)?;
-        let plan = MessagePlan::new(message, schema.fields())?;
-        Ok(ProtobufDecoder {
+impl Rows {
+    pub fn new(schema: &SchemaRef) -> Result<Rows, Error> {
+        Ok(Rows {
             batch: BatchBuilder::new(schema)?,
             open: Open {
-                entries: vec![Vec::new(); plan.maps.end],
+                entries: Vec::new(),
                 values: 0,
             },
-            plan,
-            framing,
         })
     }
 
-    /// One message, which is reported when it is bad.
-    fn record(&mut self, raw: &[u8], offset: u64, place: &str, bad_rows: &dyn BadRowHandler) -> Result<(), Error> {
+    /// Has to be told each plan before messages are read by it.
+    pub fn prepare(&mut self, plan: &MessagePlan) {
+        let maps = self.open.entries.len().max(plan.maps.end);
+        self.open.entries.resize(maps, Vec::new());
+    }
+
+    pub fn count(&self) -> usize {
+        self.batch.rows()
+    }
+
+    pub fn take(&mut self) -> Result<RecordBatch, Error> {
+        self.batch.take()
+    }
+
+    /// One message as a row; or why it is none, and then nothing of it stays.
+    pub fn read(&mut self, plan: &MessagePlan, raw: &[u8]) -> Result<(), String> {
         let row = self.batch.rows;
         let mut reader = Reader::new(raw);
         self.open.values = 0;
-        let read = message(&self.plan, &mut self.batch.root, row, &mut reader, &mut self.open)
-            .and_then(|()| finish(&self.plan, &mut self.batch.root, row, reader, &mut self.open));
+        let read = message(plan, &mut self.batch.root, row, &mut reader, &mut self.open)
+            .and_then(|()| finish(plan, &mut self.batch.root, row, reader, &mut self.open));
         match read {
             Ok(()) => {
                 self.batch.rows += 1;
                 Ok(())
             }
-            Err(fault) => {
-                self.batch.roll_back();
-                self.open.entries.iter_mut().for_each(Vec::clear);
-                let reason = match fault {
-                    Fault::Wire(fault) => format!("invalid Protobuf message at byte {}: {}", fault.at + 1, fault.what),
-                    Fault::Value { column, message } => format!("column \"{column}\": {message}"),
-                };
-                bad_rows.bad_row(BadRow {
-                    place,
-                    offset,
-                    raw,
-                    reason: &reason,
-                })
-            }
+            Err(fault) => Err(self.undo(fault)),
         }
+    }
+
+    #[cold]
+    fn undo(&mut self, fault: Fault) -> String {
+        self.batch.roll_back();
+        self.open.entries.iter_mut().for_each(Vec::clear);
+        match fault {
+            Fault::Wire(fault) => format!("invalid Protobuf message at byte {}: {}", fault.at + 1, fault.what),
+            Fault::Value { column, message } => format!("column \"{column}\": {message}"),
+        }
+    }
+}
+
+impl ProtobufDecoder {
+    pub fn new(message: &MessageDescriptor, schema: &SchemaRef, framing: Framing) -> Result<ProtobufDecoder, Error> {
+        types::check(message, schema, Purpose::Read)?;
+        let plan = MessagePlan::new(message, schema.fields())?;
+        let mut rows = Rows::new(schema)?;
+        rows.prepare(&plan);
+        Ok(ProtobufDecoder { rows, plan, framing })
+    }
+
+    /// One message, which is reported when it is bad.
+    fn record(&mut self, raw: &[u8], offset: u64, place: &str, bad_rows: &dyn BadRowHandler) -> Result<(), Error> {
+        self.rows.read(&self.plan, raw).or_else(|reason| {
+            bad_rows.bad_row(BadRow {
+                place,
+                offset,
+                raw,
+                reason: &reason,
+            })
+        })
     }
 
     fn delimited(&mut self, input: Input<'_>, rows_max: usize, bad_rows: &dyn BadRowHandler) -> Result<usize, Error> {
         let mut at = 0;
-        while self.batch.rows < rows_max && at < input.bytes.len() {
+        while self.rows.count() < rows_max && at < input.bytes.len() {
             let rest = &input.bytes[at..];
             let offset = input.offset + at as u64;
             let prefix = match leading_varint(rest) {
@@ -172,11 +206,11 @@ impl Decoder for ProtobufDecoder {
     }
 
     fn rows(&self) -> usize {
-        self.batch.rows()
+        self.rows.count()
     }
 
     fn take(&mut self) -> Result<RecordBatch, Error> {
-        self.batch.take()
+        self.rows.take()
     }
 }
 
@@ -244,12 +278,7 @@ fn one_field(
     open: &mut Open,
 ) -> Decoded<()> {
     match &of.shape {
-        TargetShape::One(ValuePlan::Scalar(scalar)) => {
-            expect(tag.1, scalar.layout(), reader)?;
-            let raw = scalar.read(reader)?;
-            column.align(row);
-            push(column, raw, None).or_else(|message| value_fault(column, message))
-        }
+        TargetShape::One(ValuePlan::Scalar(scalar)) => scalar_value(*scalar, column, row, tag.1, reader),
         TargetShape::One(ValuePlan::Message(plan)) => {
             let part = part(tag, reader)?;
             // Pieces of the same message are put together.
@@ -277,6 +306,20 @@ fn one_field(
             Ok(())
         }
     }
+}
+
+#[inline(always)]
+fn scalar_value(
+    scalar: Scalar,
+    column: &mut ColumnBuilder,
+    row: usize,
+    layout: WireType,
+    reader: &mut Reader<'_>,
+) -> Decoded<()> {
+    expect(layout, scalar.layout(), reader)?;
+    let raw = scalar.read(reader)?;
+    column.align(row);
+    push(column, raw, None).or_else(|message| value_fault(column, message))
 }
 
 #[inline(always)]
@@ -330,19 +373,16 @@ fn value(
     reader: &mut Reader<'_>,
     open: &mut Open,
 ) -> Decoded<()> {
-    column.align(row);
     match plan {
-        ValuePlan::Scalar(scalar) => {
-            expect(tag.1, scalar.layout(), reader)?;
-            let raw = scalar.read(reader)?;
-            push(column, raw, None).or_else(|message| value_fault(column, message))
-        }
+        ValuePlan::Scalar(scalar) => scalar_value(*scalar, column, row, tag.1, reader),
         ValuePlan::Enum(names) => {
+            column.align(row);
             expect(tag.1, WireType::Varint, reader)?;
             let raw = Scalar::Int32.read(reader)?;
             push(column, raw, Some(names)).or_else(|message| value_fault(column, message))
         }
         of => {
+            column.align(row);
             let part = part(tag, reader)?;
             nested(of, column, row, reader.of(part), open)
         }

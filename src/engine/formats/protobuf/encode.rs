@@ -20,13 +20,14 @@ use prost_reflect::{FieldDescriptor, MessageDescriptor};
 
 use crate::engine::error::Error;
 use crate::engine::formats::Encoder;
+use crate::engine::formats::added_rows::for_each_added;
 use crate::engine::formats::columns::is_json;
-use crate::engine::formats::json::encode::append_only_weight;
 use crate::engine::formats::protobuf::decode::Framing;
-use crate::engine::formats::protobuf::types::{self, Scalar, Shape, Value};
+use crate::engine::formats::protobuf::types::{self, Purpose, Scalar, Shape, Value};
 use crate::engine::formats::protobuf::values::{EnumNames, message_of_json};
 use crate::engine::formats::protobuf::wire::{WireType, put_delimited, put_tag, put_varint, zagzig};
-use crate::engine::message::{Chunk, Weights};
+use crate::engine::formats::registered::{SinkSchema, Writer};
+use crate::engine::message::Chunk;
 use crate::error::SqlState;
 
 pub struct ProtobufEncoder {
@@ -36,7 +37,7 @@ pub struct ProtobufEncoder {
 
 impl ProtobufEncoder {
     pub fn new(message: &MessageDescriptor, schema: &SchemaRef, framing: Framing) -> Result<ProtobufEncoder, Error> {
-        types::check(message, schema, true)?;
+        types::check(message, schema, Purpose::Write)?;
         Ok(ProtobufEncoder {
             message: message.clone(),
             framing,
@@ -52,26 +53,55 @@ impl Encoder for ProtobufEncoder {
         out: &mut Vec<u8>,
         written: &mut dyn FnMut(usize, &[u8]),
     ) -> Result<(), Error> {
-        let schema = chunk.rows.schema_ref();
-        let fields = fields(&self.message, schema.fields(), chunk.rows.columns(), "")?;
-        for row in 0..chunk.len() {
-            let times = match &chunk.weights {
-                Weights::AllInsert => 1,
-                Weights::Signed(weights) => append_only_weight(weights[row])?,
-            };
-            for _ in 0..times {
-                match self.framing {
-                    Framing::Delimited => put_delimited(out, |out| put_fields(&fields, row, out))?,
-                    Framing::Message => {
-                        put_fields(&fields, row, out)?;
-                        out.push(b'\n');
-                    }
-                }
-                written(row, out);
+        encode_rows(&self.message, self.framing, chunk, out, written)
+    }
+}
+
+/// By a schema that a registry is asked for. The id and what follows it are for whoever sends the messages to put in front of them.
+pub struct RegisteredEncoder {
+    schema: Arc<SinkSchema>,
+}
+
+impl RegisteredEncoder {
+    pub fn new(schema: Arc<SinkSchema>) -> RegisteredEncoder {
+        RegisteredEncoder { schema }
+    }
+}
+
+impl Encoder for RegisteredEncoder {
+    fn encode_each(
+        &mut self,
+        chunk: &Chunk,
+        out: &mut Vec<u8>,
+        written: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), Error> {
+        match &self.schema.answer()?.writer {
+            Writer::Protobuf(message) => encode_rows(message, Framing::Message, chunk, out, written),
+            _ => Err(Error::Internal("a schema that is none of Protobuf's".into())),
+        }
+    }
+}
+
+fn encode_rows(
+    message: &MessageDescriptor,
+    framing: Framing,
+    chunk: &Chunk,
+    out: &mut Vec<u8>,
+    written: &mut dyn FnMut(usize, &[u8]),
+) -> Result<(), Error> {
+    let schema = chunk.rows.schema_ref();
+    let fields = fields(message, schema.fields(), chunk.rows.columns(), "")?;
+    for_each_added(chunk, |row| {
+        match framing {
+            Framing::Delimited => put_delimited(out, |out| put_fields(&fields, row, out))?,
+            Framing::Message => {
+                put_fields(&fields, row, out)?;
+                out.push(b'\n');
             }
         }
+        written(row, out);
         Ok(())
-    }
+    })
 }
 
 /// A column of a chunk on its way into a field.

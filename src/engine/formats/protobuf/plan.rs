@@ -11,6 +11,8 @@ use crate::engine::formats::protobuf::values::EnumNames;
 /// Fields with numbers below this are found by an index.
 const INDEXED_MAX: u32 = 1024;
 const UNWANTED: u16 = u16::MAX;
+/// Of what is no field: no message has it.
+const NO_NUMBER: u32 = 0;
 
 /// Of a message whose fields are columns of a struct.
 #[derive(Debug)]
@@ -61,7 +63,7 @@ pub enum ValuePlan {
 }
 
 impl MessagePlan {
-    /// `columns` were checked by [`types::check`].
+    /// `columns` were checked by [`types::check`]. One that is no field is read as one that is always absent.
     pub fn new(message: &MessageDescriptor, columns: &Fields) -> Result<MessagePlan, Error> {
         plan(message, columns, &mut 0)
     }
@@ -91,16 +93,17 @@ fn plan(message: &MessageDescriptor, columns: &Fields, maps: &mut usize) -> Resu
     let mut below = Vec::new();
     let mut width = 0;
     for (index, column) in columns.iter().enumerate() {
-        let Some(field) = types::field_named(message, column.name()) else {
-            return Err(Error::Internal(format!("no field \"{}\"", column.name())));
-        };
+        let field = types::field_named(message, column.name());
         let first_below = *maps;
-        let target = target(&field, column, index, maps)?;
+        let target = match &field {
+            Some(field) => target(field, column, index, maps)?,
+            None => unknown(column, index, maps),
+        };
         width += 1 + target.shape.width();
         below.push(first_below..*maps);
         of_columns.push(fields.len());
         fields.push(FieldPlan {
-            number: field.number(),
+            number: field.map_or(NO_NUMBER, |field| field.number()),
             target: Some(target),
             pushes_out: Vec::new(),
         });
@@ -167,6 +170,40 @@ fn target(field: &FieldDescriptor, column: &Field, index: usize, maps: &mut usiz
         has_default: !field.supports_presence(),
         shape,
     })
+}
+
+/// A column that the message does not know. What must not be NULL has its type's default, as a field without presence has when it is absent.
+fn unknown(column: &Field, index: usize, maps: &mut usize) -> Target {
+    let required = !column.is_nullable();
+    let scalar = match column.data_type() {
+        DataType::Boolean => Some(Scalar::Bool),
+        DataType::Float32 => Some(Scalar::Float),
+        DataType::Float64 => Some(Scalar::Double),
+        DataType::Binary => Some(Scalar::Bytes),
+        DataType::Utf8 if !is_json(column) => Some(Scalar::String),
+        DataType::Decimal128(..) => Some(Scalar::Int64),
+        of if of.is_integer() => Some(Scalar::Int64),
+        _ => None,
+    };
+    let none = || ValuePlan::Scalar(Scalar::Bytes);
+    let shape = match column.data_type() {
+        DataType::List(_) if required => TargetShape::Repeated(none()),
+        DataType::Map(..) if required => {
+            let (key, map) = (Scalar::String, *maps);
+            *maps += 1;
+            TargetShape::Map {
+                map,
+                key,
+                value: none(),
+            }
+        }
+        _ => TargetShape::One(scalar.map_or_else(none, ValuePlan::Scalar)),
+    };
+    Target {
+        column: index,
+        has_default: required && scalar.is_some(),
+        shape,
+    }
 }
 
 fn value_plan(value: types::Value, column: &Field, maps: &mut usize) -> Result<ValuePlan, Error> {

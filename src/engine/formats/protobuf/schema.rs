@@ -5,6 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use prost::Message as _;
+use prost_reflect::prost_types::FileDescriptorProto;
 use prost_reflect::{DescriptorPool, FileDescriptor, MessageDescriptor};
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
 
@@ -16,22 +20,31 @@ use crate::error::{ErrorReport, SqlState, nearest};
 /// The name that a text has in messages.
 const TEXT_NAME: &str = "schema.proto";
 
-/// The message that the options name.
-pub fn message(options: &OptionReader<'_>) -> Result<MessageDescriptor, Error> {
-    let (pool, main) = match (
+/// A schema that a table gives.
+pub struct Given {
+    pub message: MessageDescriptor,
+    /// Its text, unless it was compiled elsewhere.
+    pub text: Option<String>,
+}
+
+/// The message that the options name, if they give a schema.
+pub fn given(options: &OptionReader<'_>) -> Result<Option<Given>, Error> {
+    let include = options.text("protobuf.include");
+    let (pool, main, text) = match (
         options.text("protobuf.schema"),
         options.text("protobuf.schema_file"),
         options.text("protobuf.descriptor_file"),
     ) {
-        (Some(text), None, None) => compile_text(text, options.text("protobuf.include"))?,
-        (None, Some(path), None) => compile_file(path, options.text("protobuf.include"))?,
-        (None, None, Some(path)) => (read_descriptors(path)?, None),
-        (None, None, None) => {
-            return Err(invalid(
-                "format \"protobuf\" needs a schema".into(),
-                "Give protobuf.schema (the text of a .proto file), protobuf.schema_file or protobuf.descriptor_file.",
-            ));
+        (Some(text), None, None) => {
+            let (pool, main) = compile_text(text, include)?;
+            (pool, main, Some(text.to_owned()))
         }
+        (None, Some(path), None) => {
+            let (pool, main, text) = compile_file(path, include)?;
+            (pool, main, Some(text))
+        }
+        (None, None, Some(path)) => (read_descriptors(path)?, None, None),
+        (None, None, None) => return Ok(None),
         _ => {
             return Err(invalid(
                 "format \"protobuf\" takes one schema".into(),
@@ -39,26 +52,66 @@ pub fn message(options: &OptionReader<'_>) -> Result<MessageDescriptor, Error> {
             ));
         }
     };
-    find(&pool, main.as_ref(), options.text("protobuf.message"))
+    let message = find(&pool, main.as_ref(), options.text("protobuf.message"))?;
+    Ok(Some(Given { message, text }))
+}
+
+pub fn missing() -> Error {
+    invalid(
+        "format \"protobuf\" needs a schema".into(),
+        "Give protobuf.schema (the text of a .proto file), protobuf.schema_file or protobuf.descriptor_file, or the connection \
+         schema_registry.url.",
+    )
+}
+
+/// A registered schema: `text` and the files that it imports, by name. Registries also have schemas as compiled descriptors in base64,
+/// which is how some clients register them.
+pub fn registered(text: &str, imports: &[(String, String)]) -> Result<FileDescriptor, String> {
+    let name = format!("{}{TEXT_NAME}", "_".repeat(imports.len()));
+    let mut resolver = ChainFileResolver::new();
+    resolver.add(Texts {
+        texts: [&[(name.clone(), text.to_owned())], imports].concat(),
+        registered: true,
+    });
+    resolver.add(GoogleFileResolver::new());
+    let mut compiler = protox::Compiler::with_file_resolver(resolver);
+    compiler
+        .open_file(&name)
+        .map_err(|error| format!("invalid Protobuf schema: {error:?}"))?;
+    let file = compiler.descriptor_pool().get_file_by_name(&name);
+    file.ok_or_else(|| "the Protobuf schema was compiled and is not there".to_owned())
 }
 
 fn invalid(message: String, hint: &str) -> Error {
     Error::Option(ErrorReport::new(SqlState::INVALID_PARAMETER_VALUE, message).with_hint(hint))
 }
 
-/// One text, under the name that it has for the compiler.
-struct OneText {
-    name: String,
-    text: String,
+/// Texts by the names that they have for the compiler.
+struct Texts {
+    texts: Vec<(String, String)>,
+    /// They may be compiled descriptors.
+    registered: bool,
 }
 
-impl FileResolver for OneText {
+impl FileResolver for Texts {
     fn open_file(&self, name: &str) -> Result<File, protox::Error> {
-        match name == self.name {
-            true => File::from_source(name, &self.text),
-            false => Err(protox::Error::file_not_found(name)),
+        let Some((_, text)) = self.texts.iter().find(|(known, _)| known == name) else {
+            return Err(protox::Error::file_not_found(name));
+        };
+        match compiled(text).filter(|_| self.registered) {
+            Some(mut file) => {
+                file.name = Some(name.to_owned());
+                Ok(File::from_file_descriptor_proto(file))
+            }
+            None => File::from_source(name, text),
         }
     }
+}
+
+/// The descriptor that a text is in base64, in which no `.proto` file can be written: its syntax takes other characters.
+pub fn compiled(text: &str) -> Option<FileDescriptorProto> {
+    let bytes = BASE64.decode(text.trim()).ok().filter(|bytes| !bytes.is_empty())?;
+    FileDescriptorProto::decode(bytes.as_slice()).ok()
 }
 
 /// A message of this text.
@@ -69,17 +122,13 @@ pub fn of_text(text: &str, name: &str) -> Result<MessageDescriptor, Error> {
 }
 
 fn compile_text(text: &str, include: Option<&str>) -> Result<(DescriptorPool, Option<FileDescriptor>), Error> {
-    let main = OneText {
-        name: TEXT_NAME.to_owned(),
-        text: text.to_owned(),
-    };
     let folder = include
         .map(|folder| local_path("protobuf.include", folder))
         .transpose()?;
-    compile(main, folder)
+    compile(TEXT_NAME.to_owned(), text.to_owned(), folder)
 }
 
-fn compile_file(path: &str, include: Option<&str>) -> Result<(DescriptorPool, Option<FileDescriptor>), Error> {
+fn compile_file(path: &str, include: Option<&str>) -> Result<(DescriptorPool, Option<FileDescriptor>, String), Error> {
     let path = local_path("protobuf.schema_file", path)?;
     let text = std::fs::read_to_string(&path).map_err(|error| io_error("read", path.display(), &error))?;
     let folder = match include {
@@ -89,13 +138,20 @@ fn compile_file(path: &str, include: Option<&str>) -> Result<(DescriptorPool, Op
     // Under the name that imports of it would use.
     let name = path.strip_prefix(&folder).unwrap_or(&path);
     let name = name.to_string_lossy().trim_start_matches('/').replace('\\', "/");
-    compile(OneText { name, text }, Some(folder))
+    let (pool, main) = compile(name, text.clone(), Some(folder))?;
+    Ok((pool, main, text))
 }
 
-fn compile(main: OneText, include: Option<PathBuf>) -> Result<(DescriptorPool, Option<FileDescriptor>), Error> {
-    let name = main.name.clone();
+fn compile(
+    name: String,
+    text: String,
+    include: Option<PathBuf>,
+) -> Result<(DescriptorPool, Option<FileDescriptor>), Error> {
     let mut resolver = ChainFileResolver::new();
-    resolver.add(main);
+    resolver.add(Texts {
+        texts: vec![(name.clone(), text)],
+        registered: false,
+    });
     if let Some(folder) = include {
         resolver.add(IncludeFileResolver::new(folder));
     }
@@ -133,7 +189,11 @@ fn read_descriptors(path: &str) -> Result<DescriptorPool, Error> {
 }
 
 /// The message of this name, which may leave out the package; without a name the only one.
-fn find(pool: &DescriptorPool, main: Option<&FileDescriptor>, name: Option<&str>) -> Result<MessageDescriptor, Error> {
+pub fn find(
+    pool: &DescriptorPool,
+    main: Option<&FileDescriptor>,
+    name: Option<&str>,
+) -> Result<MessageDescriptor, Error> {
     let offered: Vec<MessageDescriptor> = match main {
         Some(main) => main.messages().collect(),
         None => pool

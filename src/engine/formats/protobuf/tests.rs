@@ -13,7 +13,8 @@ use crate::engine::error::Error;
 use crate::engine::formats::json::encode::{JsonEncodeOptions, JsonEncoder};
 use crate::engine::formats::protobuf::decode::{Framing, ProtobufDecoder};
 use crate::engine::formats::protobuf::encode::ProtobufEncoder;
-use crate::engine::formats::protobuf::{ProtobufOptions, types};
+use crate::engine::formats::protobuf::types::Purpose;
+use crate::engine::formats::protobuf::{ProtobufOptions, ProtobufTable, types};
 use crate::engine::formats::{Decoder, Encoder, Input};
 use crate::engine::message::Chunk;
 use crate::error::Report;
@@ -104,7 +105,10 @@ fn options(given: &[(&str, &str)]) -> ResolvedOptions {
 
 fn read(given: &[(&str, &str)]) -> Result<ProtobufOptions, Error> {
     let (description, options) = (description(), options(given));
-    ProtobufOptions::read(&OptionReader::for_table(&description, &options)?)
+    match ProtobufTable::read(&OptionReader::for_table(&description, &options)?)? {
+        ProtobufTable::Given(given) => Ok(given),
+        ProtobufTable::Registered(_) => panic!("a registry is named"),
+    }
 }
 
 fn columns(fields: &[(&str, DataType, bool)]) -> SchemaRef {
@@ -295,8 +299,8 @@ fn what_cannot_be_written_is_an_error() {
 fn required_fields_need_columns_in_sinks() {
     let old = message("t2.Old");
     let name = columns(&[("name", DataType::Utf8, true)]);
-    types::check(&old, &name, false).unwrap();
-    let error = types::check(&old, &name, true).unwrap_err();
+    types::check(&old, &name, Purpose::Read).unwrap();
+    let error = types::check(&old, &name, Purpose::Write).unwrap_err();
     assert_eq!(error.to_string(), "message \"t2.Old\" needs field \"id\"");
 }
 
@@ -304,7 +308,7 @@ fn required_fields_need_columns_in_sinks() {
 fn columns_are_compared_with_fields() {
     let everything = message("t.Everything");
     let said = |name: &str, of: DataType| {
-        let error = types::check(&everything, &columns(&[(name, of, true)]), false).unwrap_err();
+        let error = types::check(&everything, &columns(&[(name, of, true)]), Purpose::Read).unwrap_err();
         (error.to_string(), error.report().hint.unwrap_or_default())
     };
     assert_eq!(
@@ -324,7 +328,7 @@ fn columns_are_compared_with_fields() {
         "column \"inner.c\" is no field of message \"t.Inner\""
     );
     // Upper and lower case are told apart only where that is needed.
-    types::check(&everything, &columns(&[("TEXT", DataType::Utf8, true)]), false).unwrap();
+    types::check(&everything, &columns(&[("TEXT", DataType::Utf8, true)]), Purpose::Read).unwrap();
 }
 
 #[test]

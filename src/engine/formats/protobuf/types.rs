@@ -233,17 +233,31 @@ pub fn field_named(message: &MessageDescriptor, name: &str) -> Option<FieldDescr
     }
 }
 
-/// Whether all of these columns are fields, of types that fit. What a sink leaves out must not be required.
-pub fn check(message: &MessageDescriptor, columns: &Schema, is_sink: bool) -> Result<(), Error> {
-    let from_message = |column: &&FieldRef| !column.metadata().contains_key(METADATA_FIELD);
-    let columns: Fields = columns.fields().iter().filter(from_message).cloned().collect();
-    check_fields(message, &columns, "", is_sink)
+/// What columns are wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be read: all of them are fields.
+    Read,
+    /// To be written: what is left out must not be required either.
+    Write,
+    /// To be read as far as the message has them, which is a version of many.
+    ReadVersion,
 }
 
-fn check_fields(message: &MessageDescriptor, columns: &Fields, path: &str, is_sink: bool) -> Result<(), Error> {
+/// Whether these columns are fields, of types that fit.
+pub fn check(message: &MessageDescriptor, columns: &Schema, purpose: Purpose) -> Result<(), Error> {
+    let from_message = |column: &&FieldRef| !column.metadata().contains_key(METADATA_FIELD);
+    let columns: Fields = columns.fields().iter().filter(from_message).cloned().collect();
+    check_fields(message, &columns, "", purpose)
+}
+
+fn check_fields(message: &MessageDescriptor, columns: &Fields, path: &str, purpose: Purpose) -> Result<(), Error> {
     for column in columns {
         let path = format!("{path}{}", column.name());
         let Some(field) = field_named(message, column.name()) else {
+            if purpose == Purpose::ReadVersion {
+                continue;
+            }
             let names: Vec<String> = fields(message).iter().map(|field| field.name().to_owned()).collect();
             return Err(mismatch(
                 SqlState::UNDEFINED_COLUMN,
@@ -252,11 +266,11 @@ fn check_fields(message: &MessageDescriptor, columns: &Fields, path: &str, is_si
             ));
         };
         let fits = match (shape(&field), column.data_type()) {
-            (Shape::One(value), _) => check_value(&value, column, &path, is_sink)?,
-            (Shape::Repeated(value), DataType::List(element)) => check_value(&value, element, &path, is_sink)?,
+            (Shape::One(value), _) => check_value(&value, column, &path, purpose)?,
+            (Shape::Repeated(value), DataType::List(element)) => check_value(&value, element, &path, purpose)?,
             (Shape::Map(key, value), DataType::Map(entries, _)) => match entries.data_type() {
                 DataType::Struct(of) if of.len() == 2 => {
-                    key.fits(&of[0]) && check_value(&value, &of[1], &path, is_sink)?
+                    key.fits(&of[0]) && check_value(&value, &of[1], &path, purpose)?
                 }
                 _ => false,
             },
@@ -267,7 +281,7 @@ fn check_fields(message: &MessageDescriptor, columns: &Fields, path: &str, is_si
         }
     }
     let missing = |field: &FieldDescriptor| {
-        is_sink
+        purpose == Purpose::Write
             && field.is_required()
             && !columns
                 .iter()
@@ -287,7 +301,7 @@ fn check_fields(message: &MessageDescriptor, columns: &Fields, path: &str, is_si
     }
 }
 
-fn check_value(value: &Value, column: &Field, path: &str, is_sink: bool) -> Result<bool, Error> {
+fn check_value(value: &Value, column: &Field, path: &str, purpose: Purpose) -> Result<bool, Error> {
     let of = column.data_type();
     Ok(match value {
         Value::Scalar(scalar) | Value::Wrapper(scalar) => scalar.fits(column),
@@ -297,7 +311,7 @@ fn check_value(value: &Value, column: &Field, path: &str, is_sink: bool) -> Resu
         Value::Message(_) if is_json(column) => true,
         Value::Message(message) => match of {
             DataType::Struct(members) if !is_json_only(message) => {
-                check_fields(message, members, &format!("{path}."), is_sink)?;
+                check_fields(message, members, &format!("{path}."), purpose)?;
                 true
             }
             _ => false,

@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, SchemaRef};
 use metrics::counter;
@@ -19,6 +19,7 @@ use crate::engine::error::Error;
 use crate::engine::operator::Result;
 use crate::engine::operators::columns::{take_batch, take_columns};
 use crate::engine::operators::keys::{GroupKeys, key_hashes};
+use crate::types::record_batch::batch_of_rows;
 
 /// No key: of a row whose key has a NULL, and the ends of lists.
 pub const NONE: u32 = u32::MAX;
@@ -360,10 +361,5 @@ pub fn interleaved(schema: &SchemaRef, sources: &[&RecordBatch], picked: &[(usiz
         let arrays: Vec<_> = sources.iter().map(|batch| batch.column(column).as_ref()).collect();
         columns.push(interleave(&arrays, picked)?);
     }
-    let options = RecordBatchOptions::new().with_row_count(Some(picked.len()));
-    Ok(RecordBatch::try_new_with_options(
-        SchemaRef::clone(schema),
-        columns,
-        &options,
-    )?)
+    Ok(batch_of_rows(SchemaRef::clone(schema), columns, picked.len())?)
 }

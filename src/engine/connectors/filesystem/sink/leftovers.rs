@@ -1,4 +1,5 @@
-//! Removes what earlier runs of a sink have left and no checkpoint knows: staged files, rests, unfinished uploads.
+//! Removes what earlier runs of a sink have left and no checkpoint knows: staged files, rests, unfinished uploads. When its pipeline is
+//! dropped, all of it.
 //!
 //! Runs beside the new run, which gives other names. Whatever it does not see or cannot remove stays for the next start:
 //! nothing but space depends on it.
@@ -11,8 +12,12 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path as ObjectPath;
 use tracing::info;
 
+use crate::engine::connectors::filesystem::location::store_error;
 use crate::engine::connectors::filesystem::sink::record::{SavedSink, UploadNote};
 use crate::engine::connectors::filesystem::sink::target::{HIDDEN, RemoteTarget, SinkNames, Target, base_name};
+use crate::engine::connectors::kept_outside::KeptOutside;
+use crate::engine::connectors::{Result, files};
+use crate::engine::error::Error;
 
 /// What the restored checkpoint goes on with.
 #[derive(Default)]
@@ -50,6 +55,54 @@ pub async fn remove(target: Target, names: SinkNames, restored: Vec<SavedSink>) 
     if removed > 0 {
         info!(removed, "removed what earlier runs of a file sink had left");
     }
+}
+
+/// What a pipeline that is dropped may leave.
+pub fn kept(path: &str, names: &SinkNames) -> KeptOutside {
+    let (path, start) = (path.trim_end_matches('/'), names.start());
+    KeptOutside {
+        what: format!("files that were not published in \"{path}/{HIDDEN}\""),
+        by_hand: format!("Nobody reads them; remove those whose names begin with \"{start}\"."),
+    }
+}
+
+/// Removes everything of a sink that is not published: no run of it comes any more. `names`: of a run later than all.
+pub async fn forget(target: Target, names: SinkNames) -> Result<()> {
+    let folder = match target {
+        Target::Remote(target) => {
+            let removed = remove_remote(&target, &names, &Known::default()).await;
+            let shown = target.shown(&target.path(HIDDEN)?);
+            return removed
+                .map(|_| ())
+                .map_err(|error| store_error("remove", &shown, &error));
+        }
+        Target::Local(folder) => folder.join(HIDDEN),
+    };
+    let removed = tokio::task::spawn_blocking(move || forget_local(&folder, &names)).await;
+    removed.map_err(|error| Error::Internal(error.to_string()))?
+}
+
+fn forget_local(hidden: &Path, names: &SinkNames) -> Result<()> {
+    let is_gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    let entries = match std::fs::read_dir(hidden) {
+        Err(error) if is_gone(&error) => return Ok(()),
+        entries => entries.map_err(|error| files::io_error("open", hidden.display(), &error))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(|error| files::io_error("open", hidden.display(), &error))?;
+        if !names.is_of_earlier_run(&entry.file_name().to_string_lossy()) {
+            continue;
+        }
+        match std::fs::remove_file(entry.path()) {
+            Err(error) if !is_gone(&error) => {
+                return Err(files::io_error("remove", entry.path().display(), &error));
+            }
+            _ => {}
+        }
+    }
+    // Only when nobody else has anything in it; who needs it makes it again.
+    let _ = std::fs::remove_dir(hidden);
+    Ok(())
 }
 
 fn remove_local(hidden: &Path, names: &SinkNames, known: &Known) -> usize {

@@ -18,7 +18,7 @@ mod batch;
 pub mod committer;
 mod content;
 mod layout;
-mod leftovers;
+pub mod leftovers;
 pub mod options;
 mod outage;
 mod parquet_content;
@@ -31,8 +31,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::UInt32Array;
-use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use object_store::ObjectStoreExt;
@@ -53,10 +51,10 @@ use crate::engine::connectors::filesystem::sink::stage::{LocalStage, RemoteStage
 use crate::engine::connectors::filesystem::sink::target::{SinkNames, Target};
 use crate::engine::connectors::{Prepared, Result, Sink, SinkContext};
 use crate::engine::error::Error;
-use crate::engine::formats::json::encode::append_only_weight;
+use crate::engine::formats::added_rows::chunk_of_added;
 use crate::engine::formats::{Encoder, Format, FormatOptions};
 use crate::engine::graph::SinkChangelog;
-use crate::engine::message::{Chunk, Weights};
+use crate::engine::message::Chunk;
 use crate::ids::Epoch;
 
 /// Bytes of parts on their way beyond which no more rows are taken.
@@ -421,23 +419,6 @@ impl FileSink {
     }
 }
 
-/// A row that counts twice is two rows of a file.
-fn rows_that_come(chunk: &Chunk) -> Result<Chunk> {
-    if matches!(chunk.weights, Weights::AllInsert) {
-        return Ok(chunk.clone());
-    }
-    let mut rows = Vec::with_capacity(chunk.len());
-    for row in 0..chunk.len() {
-        let times = append_only_weight(chunk.weight(row))?;
-        rows.extend((0..times).map(|_| row as u32));
-    }
-    let event_time = chunk.event_time.as_deref();
-    Ok(Chunk {
-        event_time: event_time.map(|times| rows.iter().map(|&row| times[row as usize]).collect()),
-        ..Chunk::insert(take_record_batch(&chunk.rows, &UInt32Array::from(rows))?)
-    })
-}
-
 /// Fetches what restored files have beside their uploads.
 async fn load(files: Vec<SavedFile>, rests: Rests, uploader: Arc<Uploader>) {
     let mut loaded = Vec::with_capacity(files.len());
@@ -487,7 +468,7 @@ impl Sink for FileSink {
         self.is_staged = false;
         let chunk = match self.takes_changes {
             true => chunk.clone(),
-            false => rows_that_come(chunk)?,
+            false => chunk_of_added(chunk)?,
         };
         for (partition, rows) in self.layout.split(chunk)? {
             self.write_partition(&partition, rows)?;

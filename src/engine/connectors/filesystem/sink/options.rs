@@ -12,6 +12,7 @@ use crate::engine::connectors::options::{
 use crate::engine::connectors::{Direction, OptionDescription, Result};
 use crate::engine::error::Error;
 use crate::engine::formats::{Format, FormatOptions};
+use crate::types::byte_size::parse_byte_size;
 
 const PART_DEFAULT: u64 = 8 << 20;
 const PART_MIN: u64 = 5 << 20;
@@ -132,6 +133,7 @@ impl SinkOptions {
             Format::Avro | Format::DebeziumAvro => ".avro",
             Format::Csv => ".csv",
             Format::Parquet => ".parquet",
+            Format::Arrow => ".arrows",
             Format::RawString => ".txt",
             Format::RawBytes => ".bin",
             Format::Protobuf => ".pb",
@@ -149,29 +151,9 @@ fn names(text: &str) -> Vec<String> {
     names.filter(|name| !name.is_empty()).collect()
 }
 
-/// `128 MB`, `1GiB`, a number of bytes; all powers of 1024, as in Postgres.
 fn parse_size(option: &str, text: &str) -> Result<u64> {
-    let wrong = || {
-        wrong_value(
-            option,
-            text,
-            "It is a number of bytes above 0, or one with a unit, such as '128 MB'.",
-        )
-    };
-    let plain = text.trim().to_ascii_lowercase().replace('_', "");
-    let digits = plain.find(|c: char| !c.is_ascii_digit()).unwrap_or(plain.len());
-    let shift = match plain[digits..].trim() {
-        "" | "b" | "bytes" => 0,
-        "kb" | "kib" | "k" => 10,
-        "mb" | "mib" | "m" => 20,
-        "gb" | "gib" | "g" => 30,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = plain[..digits].parse().map_err(|_| wrong())?;
-    number
-        .checked_mul(1 << shift)
-        .filter(|bytes| *bytes > 0)
-        .ok_or_else(wrong)
+    let hint = "It is a number of bytes above 0, or one with a unit, such as '128 MB'.";
+    parse_byte_size(text).ok_or_else(|| wrong_value(option, text, hint))
 }
 
 fn of_sinks(option: OptionDescription) -> OptionDescription {

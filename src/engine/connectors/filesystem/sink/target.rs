@@ -111,6 +111,16 @@ impl SinkNames {
         }
     }
 
+    /// Of a run later than all that were.
+    pub fn after_all(prefix: &str, sink: &str) -> SinkNames {
+        SinkNames::new(prefix, sink, "", u64::MAX, 0)
+    }
+
+    /// What all names of the sink begin with.
+    pub fn start(&self) -> &str {
+        &self.start
+    }
+
     /// What no other run and subtask begins a hidden name with.
     pub fn of_subtask(&self) -> String {
         format!("{}{:06}-{:03}", self.start, self.generation, self.subtask)

@@ -24,7 +24,9 @@ use crate::engine::connectors::options::OptionReader;
 use crate::engine::connectors::testing::{Bench, given};
 use crate::engine::connectors::{Committer, Connector};
 use crate::engine::graph::SinkChangelog;
+use crate::engine::message::Weights;
 use crate::ids::{Generation, SubtaskIndex};
+use crate::testing::azure_server::azure_server;
 use crate::testing::faulty_objects::FaultyObjects;
 use crate::testing::s3_server::{S3Server, s3_server};
 
@@ -394,6 +396,38 @@ fn uploads_that_no_checkpoint_knows_are_aborted() {
 }
 
 #[test]
+fn a_sink_whose_pipeline_is_dropped_leaves_what_it_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, remote) = shaky(0);
+    for target in [Target::Local(folder.path().into()), remote] {
+        let mut world = World::new(target.clone(), &[("format", "json"), ("rollover_interval", "1 hour")]);
+        world.start(1);
+        world.write(500);
+        world.finish();
+        let published = world.visible();
+        world.positions.clear();
+        world.start(1);
+        world.write(500);
+        world.checkpoint(true);
+        world.sinks.clear();
+        assert!(!world.hidden().is_empty());
+        let forget = |sink: &str| {
+            let names = SinkNames::after_all(&world.options.prefix, sink);
+            let forgotten = leftovers::forget(target.clone(), names);
+            world.bench.runtime.block_on(forgotten).unwrap();
+        };
+        forget("pipe_2/public.t");
+        assert!(!world.hidden().is_empty(), "those of another");
+        forget("pipe_1/public.t");
+        forget("pipe_1/public.t");
+        assert!(world.hidden().is_empty(), "{:?}", world.hidden());
+        assert_eq!(world.visible(), published);
+    }
+    assert!(store.uploads.lock().unwrap().is_empty());
+    assert!(!folder.path().join(HIDDEN).exists());
+}
+
+#[test]
 fn nothing_new_writes_nothing() {
     let (store, target) = shaky(0);
     let mut world = World::new(target, &[("format", "json"), ("rollover_interval", "1 hour")]);
@@ -514,6 +548,48 @@ fn s3_takes_uploads_that_are_resumed_and_aborted() {
         world.start(1);
         world.wait_until_tidy();
         assert_eq!(unfinished_uploads(&bench, &server), 0);
+    }
+}
+
+/// The same against a server that speaks Azure's protocol, which cannot be told that an upload is given up, and by way of a table.
+#[test]
+fn azure_takes_uploads_that_are_resumed() {
+    let bench = Bench::new();
+    let Some(server) = bench.runtime.block_on(azure_server()) else {
+        return;
+    };
+    let location = Location::open("az://container/some/where", server.options().to_vec()).unwrap();
+    for format in ["json", "parquet"] {
+        let Target::Remote(mut target) = location.target().unwrap() else {
+            panic!("an object store")
+        };
+        target.prefix = ObjectPath::from(format!("some/{format}"));
+        let mut world = World::new(
+            Target::Remote(target),
+            &[("format", format), ("rollover_interval", "1 hour")],
+        );
+        world.options.part_bytes = 100 << 10;
+        world.start(1);
+        // Some parts and a rest.
+        world.write(20_000);
+        world.checkpoint(true);
+        assert!(world.visible().is_empty());
+        world.write(30_000);
+        // Not decided: the next parts are uploaded again, with other rows.
+        world.checkpoint(false);
+        world.start(2);
+        world.write(10_000);
+        world.finish();
+        // As if nobody had noted that it was done.
+        world.commit();
+        assert_eq!(world.visible(), (0..30_000).collect::<Vec<_>>(), "{format}");
+        assert!(world.hidden().is_empty(), "{:?}", world.hidden());
+        let path = format!("az://container/some/{format}");
+        let mut options = vec![("path", path.as_str()), ("format", format)];
+        let of_server = server.options();
+        options.extend(of_server.iter().map(|(name, value)| (*name, value.as_str())));
+        let table = Filesystem.resolve(&given(&options), Some(schema())).unwrap();
+        assert_eq!(bench.rows(table.as_ref(), &schema()).len(), 30_000, "{format}");
     }
 }
 
