@@ -20,6 +20,7 @@ use futures::StreamExt;
 
 use crate::engine::message::CHUNK_ROWS_TARGET;
 use crate::planner::batch::correlated;
+use crate::planner::batch::grouping_sets::HideOrderFromGroupingSets;
 use crate::planner::bind;
 use crate::planner::bind::positions::SourceText;
 use crate::planner::error::Result;
@@ -106,10 +107,11 @@ fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 }
 
 /// DataFusion's, without the one that takes the known number of rows below an inner aggregate for the answer of an outer one
-/// that has a FILTER. (Nothing but VALUES knows its number of rows.)
+/// that has a FILTER. (Nothing but VALUES knows its number of rows.) And with one that goes first: see `grouping_sets`.
 fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules = PhysicalOptimizer::new().rules;
     rules.retain(|rule| rule.name() != AggregateStatistics::new().name());
+    rules.insert(0, Arc::new(HideOrderFromGroupingSets));
     rules
 }
 

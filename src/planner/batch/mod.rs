@@ -9,6 +9,7 @@ mod asof;
 mod classify;
 mod correlated;
 mod execute;
+mod grouping_sets;
 mod parameters;
 mod rows;
 
@@ -76,7 +77,9 @@ pub fn plan_shaped(
     let functions = functions::register_with_catalog(settings, snapshot);
     let bound = bind(query, text, snapshot, settings, relations, &functions, Vec::new())?;
     let windowed = rewrites::window::lower_leftover(bound)?;
-    let plan = shape(coerced(windowed))?;
+    let shaped = shape(coerced(windowed))?;
+    // Behind the shape, as it casts to the types of the columns.
+    let plan = functions::checked_arithmetic::checked(shaped).map_err(|error| SourceText(text).error(error))?;
     let shown = shown_schema(&plan);
     Ok(BatchQuery::new(plan, shown, settings))
 }

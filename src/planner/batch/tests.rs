@@ -232,6 +232,17 @@ fn results_are_read_with_postgres_names() {
 }
 
 #[test]
+fn every_set_has_a_group_once_where_rows_are_sorted() {
+    check(
+        "SELECT a, b, count(*) FROM (SELECT a, b, row_number() OVER (PARTITION BY a ORDER BY b) \
+         FROM (VALUES (1, 'x'), (1, 'y'), (2, 'x'), (2, 'x'), (3, 'y')) AS v(a, b)) AS o \
+         GROUP BY GROUPING SETS ((a), (b), ()) ORDER BY 1, 2",
+        &["a", "b", "count"],
+        &["1||2", "2||2", "3||1", "|x|3", "|y|2", "||5"],
+    );
+}
+
+#[test]
 fn a_key_is_looked_up() {
     check("SELECT count FROM totals WHERE bidder = 99", &["count"], &["990"]);
     check(
