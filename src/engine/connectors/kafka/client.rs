@@ -292,11 +292,13 @@ impl Heard {
         }
     }
 
-    /// That all are down says less than why one could not be reached, and that less than what became of a connection.
+    /// That all are down says less than why one could not be reached, and that less than what became of a connection; most says what
+    /// was wrong with who came. The library tells that twice, once without saying what kind of error it is.
     fn telling(&self) -> u8 {
         match self.code {
             RDKafkaErrorCode::AllBrokersDown => 0,
             RDKafkaErrorCode::Resolve => 1,
+            RDKafkaErrorCode::SSL | RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => 3,
             _ if self.reason.contains("Connect to ") => 1,
             _ => 2,
         }
@@ -535,6 +537,8 @@ mod tests {
     fn what_says_most_is_kept_for_a_while() {
         assert_eq!(last_of(vec![ended(), refused(), all_down()]), ended().reason);
         assert_eq!(last_of(vec![refused(), ended()]), ended().reason);
+        let untrusted = || Heard::now(RDKafkaErrorCode::SSL, "b:9092: certificate verify failed");
+        assert_eq!(last_of(vec![ended(), untrusted(), ended()]), untrusted().reason);
         assert_eq!(last_of(vec![all_down(), refused(), all_down()]), refused().reason);
         let mut long_ago = ended();
         long_ago.at = Instant::now().checked_sub(TELLING).unwrap_or(long_ago.at);
