@@ -25,8 +25,19 @@ pub async fn open(path: &Path) -> Result<Arc<dyn CatalogStore>> {
 
 struct SqliteDriver {
     connection: Arc<Mutex<Connection>>,
-    /// Released by the operating system when the process ends, however it ends.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// Released by the operating system when the process ends, however it ends.
+struct Lock(File);
+
+impl Drop for Lock {
+    /// By name: a child that is just being started shares the file until it runs its program, and would keep it locked.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "could not unlock the metadata store");
+        }
+    }
 }
 
 impl SqliteDriver {
@@ -59,7 +70,7 @@ impl SqliteDriver {
     }
 }
 
-fn lock_file(path: &Path) -> Result<File> {
+fn lock_file(path: &Path) -> Result<Lock> {
     let lock_path = PathBuf::from(format!("{}.lock", path.display()));
     let failed = |error: std::io::Error| Error::Store {
         action: "lock its file",
@@ -72,7 +83,7 @@ fn lock_file(path: &Path) -> Result<File> {
         .open(&lock_path)
         .map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::StoreLocked { path: lock_path }),
         Err(std::fs::TryLockError::Error(error)) => Err(failed(error)),
     }
