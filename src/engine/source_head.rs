@@ -272,12 +272,7 @@ impl SourceHead {
         let now = Instant::now();
         let mut next = None;
         if self.caught_up && self.watermarks.all_finished() {
-            // Every split so far has ended, but the source has not: more may come. A bounded one has only not said yet that it ends:
-            // idle, it would let others pass what the operators after it hold until then.
-            if !self.bounded && !std::mem::replace(&mut self.idle_without_splits, true) {
-                self.queue.push_back(HeadItem::Watermark(Watermark::Idle));
-            }
-            return None;
+            return self.wait_without_splits(now, timeout);
         }
         for split in 0..self.watermarks.channels() {
             if self.watermarks.is_finished(split) || self.watermarks.is_idle(split) {
@@ -292,6 +287,22 @@ impl SourceHead {
             }
         }
         next
+    }
+
+    /// Every split so far has ended, but the source has not: more may come, for which others wait as long as for rows of a split. One that
+    /// has had no split yet keeps nobody waiting. A bounded one has only not said yet that it ends: idle, it would let others pass what
+    /// the operators after it hold until then.
+    fn wait_without_splits(&mut self, now: Instant, timeout: Duration) -> Option<Instant> {
+        if self.bounded || self.idle_without_splits {
+            return None;
+        }
+        let idle_at = self.last_rows.iter().max().map(|last| *last + timeout);
+        if idle_at.is_none_or(|at| at <= now) {
+            self.idle_without_splits = true;
+            self.queue.push_back(HeadItem::Watermark(Watermark::Idle));
+            return None;
+        }
+        idle_at
     }
 
     /// Processing time goes on whether rows come or not, also where every split has ended and more may come, or where one
@@ -680,12 +691,8 @@ mod tests {
         let saved = SavedSplits::read(&Saved(table.rows[0].clone())).unwrap();
         assert_eq!(saved.offsets(), first.source.offsets());
         // What was late before is late after, and the finished split does not hold back.
-        let mut second = head(
-            2,
-            vec![rows(0, &[Some(45)]), rows(0, &[Some(60)])],
-            time(60_000, None),
-            &saved,
-        );
+        let polls = vec![rows(0, &[Some(45)]), rows(0, &[Some(60)])];
+        let mut second = head(2, polls, time(60_000, None), &saved);
         assert_eq!(drain(&mut second), ["w50", "d1", "d1", "w60"]);
     }
 
@@ -697,9 +704,14 @@ mod tests {
         assert_eq!(drain(&mut first), ["d1", "w50"]);
         let table = first.snapshot().unwrap().into_table();
         let saved = SavedSplits::read(&Saved(table.rows[0].clone())).unwrap();
-        for (bounded, seen) in [(true, &["end"][..]), (false, &["idle", "end"])] {
+        for (bounded, timeout, seen) in [
+            (true, 0, &["end"][..]),
+            (false, 0, &["idle", "end"]),
+            // More may come: others wait for it as for a split that has rows no longer.
+            (false, 60_000, &["end"]),
+        ] {
             let polls = vec![SourcePoll::Pending(Some(Instant::now())), SourcePoll::Finished];
-            let mut second = head(1, polls, time(60_000, None), &saved);
+            let mut second = head(1, polls, time(timeout, None), &saved);
             second.bounded = bounded;
             assert_eq!(drain(&mut second), seen);
         }
@@ -707,12 +719,8 @@ mod tests {
 
     #[test]
     fn a_barrier_comes_between_polls_even_before_the_start() {
-        let mut head = head(
-            1,
-            vec![rows(0, &[Some(1)])],
-            time(60_000, None),
-            &SavedSplits::default(),
-        );
+        let polls = vec![rows(0, &[Some(1)])];
+        let mut head = head(1, polls, time(60_000, None), &SavedSplits::default());
         head.active = false;
         let kind = BarrierKind::Checkpoint;
         head.inject(Barrier { epoch: Epoch(3), kind });
