@@ -1,13 +1,11 @@
 //! Object container files: the schema, a mark, then blocks of records, each packed by itself and followed by the mark.
 //!
-//! A block is taken whole, so a position in a file is always the start of one. Codecs: null, deflate, zstandard; snappy is refused.
+//! A block is taken whole, so a position in a file is always the start of one. How they are packed: see `codec`.
 //!
 //! Guarantee: a record whose values do not fit the columns is reported alone. Not guaranteed: the records after one that is no record at
 //! all, as far as its block; nothing in a block says where they begin. They are counted in the report.
 //!
 //! The mark of files written here is a hash of the schema: who goes on with a file after a crash writes the same.
-
-use std::io::Read;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Fields, SchemaRef};
@@ -16,6 +14,7 @@ use crate::engine::connectors::{BadRow, BadRowHandler};
 use crate::engine::error::Error;
 use crate::engine::formats::added_rows::for_each_added;
 use crate::engine::formats::avro::AvroOptions;
+use crate::engine::formats::avro::codec::{BLOCK_MAX, CODECS, Codec};
 use crate::engine::formats::avro::plan::RecordPlan;
 use crate::engine::formats::avro::read::{Datum, Decoded, fault, record, skip};
 use crate::engine::formats::avro::schema::AvroSchema;
@@ -28,15 +27,6 @@ use crate::error::SqlState;
 
 const MAGIC: &[u8] = b"Obj\x01";
 const MARK: usize = 16;
-/// Of a block, packed or not.
-const BLOCK_MAX: usize = 256 * 1024 * 1024;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Codec {
-    Null,
-    Deflate,
-    Zstandard,
-}
 
 /// Unpacked at once, beyond which the rows so far are taken first: offsets in columns have 32 bits.
 const UNPACKED_MAX: usize = 64 * 1024 * 1024;
@@ -66,17 +56,14 @@ pub fn header(bytes: &[u8], place: &str, at_end: bool) -> Result<Option<Header>,
             &format!("its header cannot be read: {}", found.reason()),
         )),
         Ok((schema, codec, mark)) => {
-            let codec = match codec.as_deref() {
-                None | Some(b"null") => Codec::Null,
-                Some(b"deflate") => Codec::Deflate,
-                Some(b"zstandard") => Codec::Zstandard,
-                Some(other) => {
-                    return Err(Error::NotSupported {
-                        what: format!("codec \"{}\" of file \"{place}\"", String::from_utf8_lossy(other)),
-                        hint: Some("null, deflate and zstandard are supported.".into()),
-                    });
+            let name = codec.as_deref();
+            let codec = Codec::find(name).ok_or_else(|| {
+                let name = String::from_utf8_lossy(name.unwrap_or_default()).into_owned();
+                Error::NotSupported {
+                    what: format!("codec \"{name}\" of file \"{place}\""),
+                    hint: Some(format!("{CODECS} are supported.")),
                 }
-            };
+            })?;
             let schema = schema.ok_or_else(|| damaged(place, "its header has no schema"))?;
             let schema = String::from_utf8_lossy(&schema).into_owned();
             Ok(Some(Header {
@@ -182,7 +169,7 @@ impl ContainerDecoder {
             let what = format!("the block at byte {} does not end with the file's mark", input.offset);
             return Err(damaged(input.place, &what));
         }
-        let contents = unpacked(header.codec, packed).map_err(|error| {
+        let contents = header.codec.unpack(packed).map_err(|error| {
             damaged(
                 input.place,
                 &format!("the block at byte {} cannot be unpacked: {error}", input.offset),
@@ -252,25 +239,6 @@ fn raw_block<'a>(datum: &mut Datum<'a>) -> Decoded<(i64, &'a [u8], &'a [u8])> {
     let packed = datum.sized()?;
     let mark = datum.take(MARK)?;
     Ok((count, packed, mark))
-}
-
-fn unpacked(codec: Codec, packed: &[u8]) -> std::io::Result<std::borrow::Cow<'_, [u8]>> {
-    let mut contents = Vec::new();
-    let length = match codec {
-        Codec::Null => return Ok(packed.into()),
-        Codec::Deflate => {
-            let limited = flate2::read::DeflateDecoder::new(packed).take(BLOCK_MAX as u64 + 1);
-            { limited }.read_to_end(&mut contents)?
-        }
-        Codec::Zstandard => {
-            let limited = zstd::stream::read::Decoder::new(packed)?.take(BLOCK_MAX as u64 + 1);
-            { limited }.read_to_end(&mut contents)?
-        }
-    };
-    if length > BLOCK_MAX {
-        return Err(std::io::Error::other(format!("it has more than {BLOCK_MAX} bytes")));
-    }
-    Ok(contents.into())
 }
 
 impl Decoder for ContainerDecoder {

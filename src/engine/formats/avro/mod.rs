@@ -3,12 +3,13 @@
 //! - [`schema`] schemas, parsed. [`derive`] schemas from columns and columns from schemas.
 //! - [`plan`] how a writer's records become rows; [`read`] does it; [`decode`] with one schema, or with that of each record's id.
 //! - [`write`] rows to records; [`encode`] with one schema, or with the one that a registry gave an id.
-//! - [`changes`] Debezium's envelope. [`container`] files.
+//! - [`changes`] Debezium's envelope. [`container`] files, and [`codec`] how they are packed.
 //!
 //! The table's columns are the reader's schema: what Avro calls schema resolution happens between the writer's schema and them, once for
 //! each schema. Records are read straight into columns. Why not by `arrow-avro`: see `docs/adr/0012-avro.md`.
 
 pub mod changes;
+mod codec;
 pub mod container;
 pub mod decode;
 pub mod derive;
