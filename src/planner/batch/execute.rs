@@ -12,6 +12,7 @@ use datafusion::optimizer::single_distinct_to_groupby::SingleDistinctToGroupBy;
 use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::aggregate_statistics::AggregateStatistics;
+use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
@@ -107,10 +108,16 @@ fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 }
 
 /// DataFusion's, without the one that takes the known number of rows below an inner aggregate for the answer of an outer one
-/// that has a FILTER. (Nothing but VALUES knows its number of rows.) And with one that goes first: see `grouping_sets`.
+/// that has a FILTER. (Nothing but VALUES knows its number of rows.) Without those that move filters a second time: behind an outer join
+/// whose sides were exchanged they take one column for another. And with one that goes first: see `grouping_sets`.
 fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules = PhysicalOptimizer::new().rules;
-    rules.retain(|rule| rule.name() != AggregateStatistics::new().name());
+    let left_out = [
+        AggregateStatistics::new().name().to_owned(),
+        FilterPushdown::new().name().to_owned(),
+        FilterPushdown::new_post_optimization().name().to_owned(),
+    ];
+    rules.retain(|rule| !left_out.iter().any(|name| name == rule.name()));
     rules.insert(0, Arc::new(HideOrderFromGroupingSets));
     rules
 }

@@ -3,6 +3,7 @@
 
 pub mod asof;
 pub mod asof_node;
+mod false_join;
 pub mod grouping_sets;
 pub mod join;
 pub mod switches;
@@ -38,6 +39,7 @@ use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion::optimizer::{Analyzer, Optimizer, OptimizerConfig, OptimizerContext, OptimizerRule};
 
 use crate::planner::functions::checked_arithmetic::checked;
+use crate::planner::rewrites::false_join::FalseJoins;
 
 /// Settles types, then simplifies.
 pub fn optimize(plan: LogicalPlan, options: &ConfigOptions) -> Result<LogicalPlan> {
@@ -65,6 +67,7 @@ fn rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
         Arc::new(ExtractEquijoinPredicate::new()),
         Arc::new(EliminateDuplicatedExpr::new()),
         Arc::new(EliminateFilter::new()),
+        Arc::new(FalseJoins),
         Arc::new(EliminateCrossJoin::new()),
         Arc::new(PropagateEmptyRelation::new()),
         Arc::new(FilterNullJoinKeys::default()),

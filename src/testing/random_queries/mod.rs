@@ -9,10 +9,13 @@
 //!
 //! The most that was asked since the grammar has OVER by rows, grouping sets and ASOF joins:
 //!
-//! | seeds    | different | refused              |
-//! |----------|-----------|----------------------|
-//! | 0..1000  | none      | within the 5 percent |
-//! | 100000..113500 | 113036, since mended: a source that had ended before a restart was taken to be silent | within the 5 percent |
+//! | seeds | different |
+//! | --- | --- |
+//! | 0..1000 | none |
+//! | 100000..113500 | 113036: a source that had ended before a restart was taken to be silent; mended |
+//! | 113500..150000 | 137657: a join ON false had rows; mended. 128515, 133164, 138070, 139557: the batch engine took one column for another; mended. 146168: the batch engine cannot sort a union. 118699: the check itself; partitions by event time are shown when they end |
+//!
+//! The share of refused queries was within its limit in each block of 500.
 
 #![allow(clippy::unwrap_used)]
 
@@ -30,7 +33,7 @@ mod windows;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
@@ -41,7 +44,8 @@ use crate::catalog::objects::{Object, ObjectHeader, Schema};
 use crate::catalog::secrets::SecretBox;
 use crate::catalog::snapshot::CatalogSnapshot;
 use crate::engine::driver::panic_message;
-use crate::engine::graph::{JobGraph, OperatorSpec};
+use crate::engine::graph::{GraphNode, JobGraph, OperatorSpec};
+use crate::engine::top_n_spec::TopNBound;
 use crate::error::{ErrorReport, Report, SqlState};
 use crate::planner::rewrites::switches::Rewrite;
 use crate::planner::tests::catalog::header;
@@ -57,6 +61,9 @@ use oracle::{Rows, batch_answer};
 /// A thousand take two minutes of a processor.
 const QUERIES_DEFAULT: u64 = 500;
 const QUERIES_IN_CI: u64 = 1000;
+
+/// Seeds whose results differed before what was wrong was mended.
+const ONCE_WRONG: &[u64] = &[113_036, 118_699, 128_515, 133_164, 137_657, 138_070, 139_557];
 
 /// Of a hundred queries, so many may be refused.
 const REFUSED_PERCENT_MAX: u64 = 5;
@@ -204,8 +211,25 @@ impl Case {
         problems.extend(replaced::check(self, &finished, &all, runtime));
         match problems.is_empty() {
             true => Verdict::Equal(expected.iter().map(RecordBatch::num_rows).sum()),
-            false => Verdict::Different(format!("runs at {:?}\n{}", finished.runs, problems.join("\n"))),
+            false => Verdict::Different(format!(
+                "runs at {:?}\n{}\n{}",
+                finished.runs,
+                problems.join("\n"),
+                self.operators(finished.runs[0])
+            )),
         }
+    }
+
+    /// The job's operators, a line each.
+    fn operators(&self, parallelism: u32) -> String {
+        let Ok(graph) = self.graph(parallelism) else {
+            return String::new();
+        };
+        let line = |(at, node): (usize, &GraphNode)| {
+            let from: Vec<usize> = node.inputs.iter().map(|edge| edge.from).collect();
+            format!("{at} <- {from:?} {} {}\n", node.operator.name(), node.description)
+        };
+        graph.nodes.iter().enumerate().map(line).collect()
     }
 
     /// The result at a checkpoint against the batch over the rows before it.
@@ -224,6 +248,8 @@ impl Case {
                 OperatorSpec::Source(source) => drop(offsets.insert(&source.table_name, saved)),
                 // The batch has rows of constants from the start.
                 OperatorSpec::Values(rows) if !values_are_delivered(rows, saved) => return None,
+                // Partitions by event time are shown once, when the watermark ends them.
+                OperatorSpec::TopN(spec) if matches!(spec.bound, TopNBound::Window(_)) => return None,
                 _ => {}
             }
         }
@@ -399,9 +425,10 @@ fn streams_end_with_what_a_batch_gives() {
         (None, Some(_)) => QUERIES_IN_CI,
         (None, None) => QUERIES_DEFAULT,
     });
+    let once_wrong = if first.is_none() { ONCE_WRONG } else { &[] };
     let first = first.unwrap_or(0);
-    let seeds = first..first + count;
-    let next = AtomicU64::new(seeds.start);
+    let seeds: Vec<u64> = (first..first + count).chain(once_wrong.iter().copied()).collect();
+    let next = AtomicUsize::new(0);
     let tally = Mutex::new(Tally::default());
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -409,10 +436,9 @@ fn streams_end_with_what_a_batch_gives() {
             .build()
             .unwrap();
         loop {
-            let seed = next.fetch_add(1, Ordering::SeqCst);
-            if seed >= seeds.end {
+            let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::SeqCst)) else {
                 return;
-            }
+            };
             let (verdict, steps) = verdict(seed, &runtime);
             tally.lock().unwrap().add(seed, verdict, steps);
         }
