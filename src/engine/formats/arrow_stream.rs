@@ -20,8 +20,8 @@ use arrow::ipc::writer::StreamWriter;
 use arrow::ipc::{Endianness, MessageHeader, RecordBatch as BatchHeader, root_as_message};
 
 use crate::engine::error::Error;
-use crate::engine::formats::Encoder;
 use crate::engine::formats::added_rows::chunk_of_added;
+use crate::engine::formats::{Encoder, Written};
 use crate::engine::message::Chunk;
 
 /// What files begin with; streams do not.
@@ -271,12 +271,7 @@ impl Encoder for ArrowEncoder {
         out.extend_from_slice(&self.header);
     }
 
-    fn encode_each(
-        &mut self,
-        chunk: &Chunk,
-        out: &mut Vec<u8>,
-        written: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), Error> {
+    fn encode_each(&mut self, chunk: &Chunk, out: &mut Vec<u8>, written: &mut Written<'_>) -> Result<(), Error> {
         let rows = chunk_of_added(chunk)?.rows;
         if rows.num_rows() > 0 {
             let columns = rows.columns().iter().zip(self.schema.fields());

@@ -15,7 +15,7 @@ use crate::engine::error::Error;
 use crate::engine::formats::added_rows::for_each_added;
 use crate::engine::formats::columns::{BatchBuilder, value_message};
 use crate::engine::formats::json::encode::{write_hex_digits, write_timestamp_text};
-use crate::engine::formats::{Decoder, Encoder, Input};
+use crate::engine::formats::{Decoder, Encoder, Input, Written};
 use crate::engine::message::Chunk;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -319,12 +319,7 @@ impl Encoder for CsvEncoder {
         out.push(b'\n');
     }
 
-    fn encode_each(
-        &mut self,
-        chunk: &Chunk,
-        out: &mut Vec<u8>,
-        written: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), Error> {
+    fn encode_each(&mut self, chunk: &Chunk, out: &mut Vec<u8>, written: &mut Written<'_>) -> Result<(), Error> {
         let columns = chunk.rows.columns();
         let cells = columns.iter().map(CsvCells::new).collect::<Result<Vec<_>, _>>()?;
         let mut text = Vec::new();

@@ -71,18 +71,16 @@ pub trait Decoder: Send {
     }
 }
 
+/// Told of every record which row it is about, and the bytes that end with it.
+pub type Written<'a> = dyn FnMut(usize, &[u8]) + 'a;
+
 /// Columns to bytes.
 pub trait Encoder: Send {
     /// What a new file begins with.
     fn header(&self, _out: &mut Vec<u8>) {}
 
-    /// Appends the rows of `chunk`, each as whole records; says of every record which row it is about, once `out` ends with it.
-    fn encode_each(
-        &mut self,
-        chunk: &Chunk,
-        out: &mut Vec<u8>,
-        written: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), Error>;
+    /// Appends the rows of `chunk`, each as whole records, and tells `written` of each.
+    fn encode_each(&mut self, chunk: &Chunk, out: &mut Vec<u8>, written: &mut Written<'_>) -> Result<(), Error>;
 
     /// Appends the rows of `chunk`, each as whole records.
     fn encode(&mut self, chunk: &Chunk, out: &mut Vec<u8>) -> Result<(), Error> {

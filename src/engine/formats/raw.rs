@@ -7,7 +7,7 @@ use crate::engine::connectors::{BadRow, BadRowHandler};
 use crate::engine::error::Error;
 use crate::engine::formats::added_rows::for_each_added;
 use crate::engine::formats::columns::{BatchBuilder, Values};
-use crate::engine::formats::{Decoder, Encoder, Input};
+use crate::engine::formats::{Decoder, Encoder, Input, Written};
 use crate::engine::message::Chunk;
 
 pub struct RawDecoder {
@@ -115,12 +115,7 @@ impl RawEncoder {
 }
 
 impl Encoder for RawEncoder {
-    fn encode_each(
-        &mut self,
-        chunk: &Chunk,
-        out: &mut Vec<u8>,
-        written: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), Error> {
+    fn encode_each(&mut self, chunk: &Chunk, out: &mut Vec<u8>, written: &mut Written<'_>) -> Result<(), Error> {
         let column = chunk.rows.column(0);
         for_each_added(chunk, |row| {
             if column.is_valid(row) {

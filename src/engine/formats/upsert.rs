@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::engine::connectors::{BadRowHandler, keyed_schema};
 use crate::engine::error::Error;
-use crate::engine::formats::{Decoder, Encoder, Input};
+use crate::engine::formats::{Decoder, Encoder, Input, Written};
 use crate::engine::message::{Chunk, Weights};
 use crate::error::{ErrorReport, SqlState};
 use crate::types::record_batch::batch_of_rows;
@@ -103,12 +103,7 @@ impl Encoder for UpsertEncoder {
         self.records.header(out);
     }
 
-    fn encode_each(
-        &mut self,
-        chunk: &Chunk,
-        out: &mut Vec<u8>,
-        written: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), Error> {
+    fn encode_each(&mut self, chunk: &Chunk, out: &mut Vec<u8>, written: &mut Written<'_>) -> Result<(), Error> {
         let goes: BooleanArray = (0..chunk.len()).map(|row| Some(chunk.weight(row) < 0)).collect();
         let mut columns = chunk.rows.columns().to_vec();
         columns.push(Arc::new(goes) as ArrayRef);

@@ -21,7 +21,7 @@ use crate::engine::formats::avro::schema::AvroSchema;
 use crate::engine::formats::avro::write::{RecordWriter, long, sized};
 use crate::engine::formats::columns::BatchBuilder;
 use crate::engine::formats::registered::mismatch;
-use crate::engine::formats::{Decoder, Encoder, Input};
+use crate::engine::formats::{Decoder, Encoder, Input, Written};
 use crate::engine::message::Chunk;
 use crate::error::SqlState;
 
@@ -310,12 +310,7 @@ impl Encoder for ContainerEncoder {
         out.extend_from_slice(&self.mark);
     }
 
-    fn encode_each(
-        &mut self,
-        chunk: &Chunk,
-        out: &mut Vec<u8>,
-        written: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), Error> {
+    fn encode_each(&mut self, chunk: &Chunk, out: &mut Vec<u8>, written: &mut Written<'_>) -> Result<(), Error> {
         let mut count = 0;
         self.records.clear();
         for_each_added(chunk, |row| {

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use arrow::datatypes::Fields;
 
 use crate::engine::error::Error;
-use crate::engine::formats::Encoder;
 use crate::engine::formats::added_rows::for_each_added;
 use crate::engine::formats::avro::schema::AvroSchema;
 use crate::engine::formats::avro::write::RecordWriter;
 use crate::engine::formats::avro::{AvroOptions, parsed};
 use crate::engine::formats::registered::{Ready, SinkSchema, Writer, mismatch};
+use crate::engine::formats::{Encoder, Written};
 use crate::engine::message::Chunk;
 use crate::engine::schema_registry::client::waiting;
 use crate::engine::schema_registry::{SchemaKind, SchemaRegistry};
@@ -80,12 +80,7 @@ impl AvroEncoder {
 }
 
 impl Encoder for AvroEncoder {
-    fn encode_each(
-        &mut self,
-        chunk: &Chunk,
-        out: &mut Vec<u8>,
-        written: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), Error> {
+    fn encode_each(&mut self, chunk: &Chunk, out: &mut Vec<u8>, written: &mut Written<'_>) -> Result<(), Error> {
         let (header, writer) = match &self.by {
             By::One(writer) => (&[][..], writer),
             By::Registered(schema) => match schema.answer()? {

@@ -9,8 +9,8 @@ use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, SchemaRef};
 
 use crate::engine::error::Error;
-use crate::engine::formats::Encoder;
 use crate::engine::formats::json::encode::{JsonEncodeOptions, RowWriter};
+use crate::engine::formats::{Encoder, Written};
 use crate::engine::message::{Chunk, Weights};
 use crate::engine::operators::keys::{GroupKeys, key_hashes};
 
@@ -76,12 +76,7 @@ impl Halves {
 }
 
 impl Encoder for DebeziumEncoder {
-    fn encode_each(
-        &mut self,
-        chunk: &Chunk,
-        out: &mut Vec<u8>,
-        written: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), Error> {
+    fn encode_each(&mut self, chunk: &Chunk, out: &mut Vec<u8>, written: &mut Written<'_>) -> Result<(), Error> {
         let rows = RowWriter::new(chunk, self.options)?;
         let halves = Halves::of(chunk, self.key.as_ref())?;
         for row in 0..chunk.len() {

@@ -20,7 +20,7 @@ use crate::engine::formats::added_rows::for_each_added;
 use crate::engine::formats::columns::is_json;
 use crate::engine::formats::json::scan;
 use crate::engine::formats::text_values::{MICROS_A_DAY, civil_from_days};
-use crate::engine::formats::{Encoder, TimestampFormat};
+use crate::engine::formats::{Encoder, TimestampFormat, Written};
 use crate::engine::message::Chunk;
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,12 +51,7 @@ impl JsonEncoder {
 }
 
 impl Encoder for JsonEncoder {
-    fn encode_each(
-        &mut self,
-        chunk: &Chunk,
-        out: &mut Vec<u8>,
-        written: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), Error> {
+    fn encode_each(&mut self, chunk: &Chunk, out: &mut Vec<u8>, written: &mut Written<'_>) -> Result<(), Error> {
         let rows = RowWriter::new(chunk, self.options)?;
         for_each_added(chunk, |row| {
             rows.write(row, out);

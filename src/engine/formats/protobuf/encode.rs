@@ -19,7 +19,6 @@ use arrow::datatypes::{
 use prost_reflect::{FieldDescriptor, MessageDescriptor};
 
 use crate::engine::error::Error;
-use crate::engine::formats::Encoder;
 use crate::engine::formats::added_rows::for_each_added;
 use crate::engine::formats::columns::is_json;
 use crate::engine::formats::protobuf::decode::Framing;
@@ -27,6 +26,7 @@ use crate::engine::formats::protobuf::types::{self, Purpose, Scalar, Shape, Valu
 use crate::engine::formats::protobuf::values::{EnumNames, message_of_json};
 use crate::engine::formats::protobuf::wire::{WireType, put_delimited, put_tag, put_varint, zagzig};
 use crate::engine::formats::registered::{SinkSchema, Writer};
+use crate::engine::formats::{Encoder, Written};
 use crate::engine::message::Chunk;
 use crate::error::SqlState;
 
@@ -47,12 +47,7 @@ impl ProtobufEncoder {
 
 impl Encoder for ProtobufEncoder {
     /// Records that are handed on one by one end with a line feed, which is no part of them.
-    fn encode_each(
-        &mut self,
-        chunk: &Chunk,
-        out: &mut Vec<u8>,
-        written: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), Error> {
+    fn encode_each(&mut self, chunk: &Chunk, out: &mut Vec<u8>, written: &mut Written<'_>) -> Result<(), Error> {
         encode_rows(&self.message, self.framing, chunk, out, written)
     }
 }
@@ -69,12 +64,7 @@ impl RegisteredEncoder {
 }
 
 impl Encoder for RegisteredEncoder {
-    fn encode_each(
-        &mut self,
-        chunk: &Chunk,
-        out: &mut Vec<u8>,
-        written: &mut dyn FnMut(usize, &[u8]),
-    ) -> Result<(), Error> {
+    fn encode_each(&mut self, chunk: &Chunk, out: &mut Vec<u8>, written: &mut Written<'_>) -> Result<(), Error> {
         match &self.schema.answer()?.writer {
             Writer::Protobuf(message) => encode_rows(message, Framing::Message, chunk, out, written),
             _ => Err(Error::Internal("a schema that is none of Protobuf's".into())),
@@ -87,7 +77,7 @@ fn encode_rows(
     framing: Framing,
     chunk: &Chunk,
     out: &mut Vec<u8>,
-    written: &mut dyn FnMut(usize, &[u8]),
+    written: &mut Written<'_>,
 ) -> Result<(), Error> {
     let schema = chunk.rows.schema_ref();
     let fields = fields(message, schema.fields(), chunk.rows.columns(), "")?;
