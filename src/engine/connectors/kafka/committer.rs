@@ -18,9 +18,11 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tracing::{info, warn};
 
 use crate::clock::Clock;
-use crate::engine::connectors::kafka::client::{ASK_TIMEOUT, HEARING, Listener, code_of};
+use crate::engine::connectors::kafka::broker_error::code_of;
+use crate::engine::connectors::kafka::client::ASK_TIMEOUT;
 use crate::engine::connectors::kafka::destination::Destination;
 use crate::engine::connectors::kafka::encode::RecordEncoder;
+use crate::engine::connectors::kafka::listener::{HEARING, Listener};
 use crate::engine::connectors::kafka::producer::base_record;
 use crate::engine::connectors::kafka::records::{self, Record, RecordLog};
 use crate::engine::connectors::{Committer, CommitterContext, Prepared, Result, Sink, SinkContext};

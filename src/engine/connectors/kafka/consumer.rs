@@ -17,8 +17,10 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
-use crate::engine::connectors::kafka::client::{Connection, Listener, code_of, external, words_of_code};
+use crate::engine::connectors::kafka::broker_error::{code_of, external, words_of_code};
+use crate::engine::connectors::kafka::client::Connection;
 use crate::engine::connectors::kafka::health::{self, Health};
+use crate::engine::connectors::kafka::listener::Listener;
 use crate::engine::connectors::kafka::messages::{MessageBatch, Wanted};
 use crate::engine::connectors::kafka::options::SourceOptions;
 use crate::engine::connectors::kafka::partitions::{

@@ -9,7 +9,8 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::Metadata;
 
 use crate::engine::connectors::Result;
-use crate::engine::connectors::kafka::client::{ASK_TIMEOUT, Connection, external, words_of_code};
+use crate::engine::connectors::kafka::broker_error::{external, words_of_code};
+use crate::engine::connectors::kafka::client::{ASK_TIMEOUT, Connection};
 use crate::engine::connectors::kafka::options::SinkOptions;
 use crate::engine::connectors::kafka::partitions::partitions_of;
 use crate::engine::error::Error;

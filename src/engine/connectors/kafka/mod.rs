@@ -5,12 +5,13 @@
 //! exactly once by transactions, or at least once.
 //!
 //! - [`options`] what tables and connections are given.
-//! - [`client`] clients of brokers and what their errors mean.
+//! - [`client`] clients of brokers; [`listener`] what is heard on their connections; [`broker_error`] what errors mean.
 //! - [`partitions`] which partitions there are and where reading begins; [`consumer`] the thread that fetches; [`messages`] what it
 //!   hands on; [`decode`] rows out of that; [`source`] the shard's side.
 //! - [`destination`] the topic of a sink; [`encode`] records out of rows; [`records`] their log; [`producer`] at least once;
 //!   [`committer`] exactly once.
 
+mod broker_error;
 mod client;
 mod committer;
 mod consumer;
@@ -18,6 +19,7 @@ pub(crate) mod decode;
 mod destination;
 mod encode;
 mod health;
+mod listener;
 pub(crate) mod messages;
 mod options;
 pub(crate) mod partitions;

@@ -12,7 +12,9 @@ use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::connectors::kafka::client::{ASK_TIMEOUT, Connection, Listener, external, words_of_code};
+use crate::engine::connectors::kafka::broker_error::{external, words_of_code};
+use crate::engine::connectors::kafka::client::{ASK_TIMEOUT, Connection};
+use crate::engine::connectors::kafka::listener::Listener;
 use crate::engine::connectors::kafka::options::{SourceOptions, StartOffset, Topics};
 use crate::engine::connectors::{Result, SplitOffset};
 use crate::engine::error::Error;

@@ -13,9 +13,9 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use tracing::info;
 
-use crate::engine::connectors::kafka::client::{Delivery, Listener};
 use crate::engine::connectors::kafka::destination::Destination;
 use crate::engine::connectors::kafka::encode::RecordEncoder;
+use crate::engine::connectors::kafka::listener::{Delivery, Listener};
 use crate::engine::connectors::kafka::records::Record;
 use crate::engine::connectors::{Prepared, Result, Sink, SinkContext, Wake};
 use crate::engine::error::Error;
