@@ -21,7 +21,7 @@ use futures::StreamExt;
 
 use crate::engine::message::CHUNK_ROWS_TARGET;
 use crate::planner::batch::correlated;
-use crate::planner::batch::grouping_sets::HideOrderFromGroupingSets;
+use crate::planner::batch::hidden_order::HideOrder;
 use crate::planner::bind;
 use crate::planner::bind::positions::SourceText;
 use crate::planner::error::Result;
@@ -109,7 +109,7 @@ fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 
 /// DataFusion's, without the one that takes the known number of rows below an inner aggregate for the answer of an outer one
 /// that has a FILTER. (Nothing but VALUES knows its number of rows.) Without those that move filters a second time: behind an outer join
-/// whose sides were exchanged they take one column for another. And with one that goes first: see `grouping_sets`.
+/// whose sides were exchanged they take one column for another. And with one that goes first: see `hidden_order`.
 fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let mut rules = PhysicalOptimizer::new().rules;
     let left_out = [
@@ -118,7 +118,7 @@ fn physical_optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync
         FilterPushdown::new_post_optimization().name().to_owned(),
     ];
     rules.retain(|rule| !left_out.iter().any(|name| name == rule.name()));
-    rules.insert(0, Arc::new(HideOrderFromGroupingSets));
+    rules.insert(0, Arc::new(HideOrder));
     rules
 }
 

@@ -9,7 +9,7 @@ mod asof;
 mod classify;
 mod correlated;
 mod execute;
-mod grouping_sets;
+mod hidden_order;
 mod parameters;
 mod rows;
 

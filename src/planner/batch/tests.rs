@@ -233,12 +233,25 @@ fn results_are_read_with_postgres_names() {
 
 #[test]
 fn every_set_has_a_group_once_where_rows_are_sorted() {
+    // More groups than a batch has rows.
     check(
-        "SELECT a, b, count(*) FROM (SELECT a, b, row_number() OVER (PARTITION BY a ORDER BY b) \
-         FROM (VALUES (1, 'x'), (1, 'y'), (2, 'x'), (2, 'x'), (3, 'y')) AS v(a, b)) AS o \
-         GROUP BY GROUPING SETS ((a), (b), ()) ORDER BY 1, 2",
-        &["a", "b", "count"],
-        &["1||2", "2||2", "3||1", "|x|3", "|y|2", "||5"],
+        "SELECT count(*), count(a), max(place) FROM (SELECT a, b, sum(place) AS place FROM \
+         (SELECT a, b, row_number() OVER (PARTITION BY a ORDER BY b) AS place \
+          FROM (SELECT g / 3 AS a, g % 3 AS b FROM generate_series(0, 29999) AS s(g)) AS t) AS o \
+         GROUP BY GROUPING SETS ((a, b), (b))) AS groups",
+        &["count", "count", "max"],
+        &["30003|30000|30000"],
+    );
+}
+
+#[test]
+fn a_union_is_sorted_whose_inputs_have_constants_and_equal_columns() {
+    check(
+        "SELECT a, b, row_number() OVER (PARTITION BY b ORDER BY a DESC) FROM \
+         (SELECT 2 AS a, 0 AS b FROM (VALUES (1)) AS v(x) UNION ALL \
+          SELECT length(s), length(s) FROM (VALUES ('x'), (''), ('xyz')) AS w(s)) AS u ORDER BY 1, 2",
+        &["a", "b", "row_number"],
+        &["0|0|2", "1|1|1", "2|0|1", "3|3|1"],
     );
 }
 

@@ -84,6 +84,7 @@ fn translate(error: DataFusionError) -> Error {
             lower_first(&message),
             "Rewrite the query without it; the manual's page on queries lists what can be used.",
         ),
+        DataFusionError::Plan(message) if is_refused_plan(&message) => internal(&message),
         DataFusionError::Plan(message) => plan_error(&message),
         DataFusionError::Execution(message) => execution_error(&message),
         DataFusionError::ArrowError(error, _) => execution_error(&error.to_string()),
@@ -93,6 +94,12 @@ fn translate(error: DataFusionError) -> Error {
         DataFusionError::ResourcesExhausted(message) => Error::query(SqlState::OUT_OF_MEMORY, lower_first(&message)),
         other => internal(&other.to_string()),
     }
+}
+
+/// Whether it is the planner that has made a plan that cannot be right, which its last check says as if the query were wrong.
+fn is_refused_plan(message: &str) -> bool {
+    message.contains("does not satisfy order requirements")
+        || message.contains("does not satisfy distribution requirements")
 }
 
 fn schema_error(error: SchemaError) -> Error {
