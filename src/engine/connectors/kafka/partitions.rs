@@ -201,7 +201,11 @@ fn bounds_with(consumer: &BaseConsumer<Listener>, partition: &Partition, end: i6
             return Err(Error::External {
                 code: SqlState::OBJECT_IN_USE,
                 message: format!("a transaction is open in partition \"{partition}\""),
-                hint: None,
+                hint: Some(
+                    "Bounded input ends after what is committed now; whoever writes the transaction has to end it, or the broker after \
+                     its transaction.timeout.ms."
+                        .into(),
+                ),
                 retry: Retry::Backoff,
             });
         }
