@@ -21,6 +21,8 @@ from confluent_kafka.schema_registry.protobuf import ProtobufDeserializer, Proto
 from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
 
+from protobuf_files import well_known
+
 
 def compiled(files, main):
     """The descriptors of a file and what it imports."""
@@ -28,8 +30,8 @@ def compiled(files, main):
         for name, text in files.items():
             with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
                 file.write(text)
-        target, google = os.path.join(folder, "set"), os.path.join(os.path.dirname(protoc.__file__), "_proto")
-        options = [f"-I{folder}", f"-I{google}", "--include_imports", f"--descriptor_set_out={target}", main]
+        target = os.path.join(folder, "set")
+        options = [f"-I{folder}", *well_known(folder), "--include_imports", f"--descriptor_set_out={target}", main]
         assert protoc.main(["protoc", *options]) == 0
         with open(target, "rb") as file:
             found = descriptor_pb2.FileDescriptorSet.FromString(file.read())

@@ -104,6 +104,7 @@ class Registry:
         try:
             import google.protobuf.descriptor_pb2 as descriptors
             import grpc_tools.protoc as protoc
+            from protobuf_files import well_known
         except ImportError:
             return None
 
@@ -124,8 +125,8 @@ class Registry:
             pass
         with tempfile.TemporaryDirectory() as folder:
             write(folder, "main.proto", schema)
-            set_of, google = os.path.join(folder, "set"), os.path.join(os.path.dirname(protoc.__file__), "_proto")
-            failed = protoc.main(["protoc", f"-I{folder}", f"-I{google}", f"--descriptor_set_out={set_of}", "main.proto"])
+            set_of = os.path.join(folder, "set")
+            failed = protoc.main(["protoc", f"-I{folder}", *well_known(folder), f"--descriptor_set_out={set_of}", "main.proto"])
             if failed:
                 raise Refused(422, 42201, f"Invalid schema {schema}, details: protoc refuses it")
             with open(set_of, "rb") as file:

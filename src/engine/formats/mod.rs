@@ -12,6 +12,7 @@ pub mod avro;
 pub mod columns;
 pub mod csv;
 pub mod debezium;
+mod decimal_bytes;
 pub mod infer;
 pub mod json;
 pub mod protobuf;

@@ -117,14 +117,24 @@ fn many_types() -> SchemaRef {
             SqlType::Struct(vec![("x".into(), SqlType::Double), ("y".into(), SqlType::Real)]),
             true,
         ),
+        (
+            "price",
+            SqlType::Numeric {
+                precision: 10,
+                scale: 2,
+            },
+            true,
+        ),
+        ("day", SqlType::Date, true),
+        ("hour", SqlType::Time, false),
     ])
 }
 
 #[test]
 fn confluents_client_reads_what_is_written() {
     let Some(systems) = Systems::start() else { return };
-    let lines = r#"{"id":7,"name":"ä","ok":false,"n":3,"x":0.5,"at":"2026-02-03T04:05:06.000007Z","raw":"\\x00ff","tags":["a","b"],"counts":{"k":-1},"place":{"x":0.5,"y":1.5}}
-{"id":-1,"n":0,"tags":[],"counts":{}}
+    let lines = r#"{"id":7,"name":"ä","ok":false,"n":3,"x":0.5,"at":"2026-02-03T04:05:06.000007Z","raw":"\\x00ff","tags":["a","b"],"counts":{"k":-1},"place":{"x":0.5,"y":1.5},"price":-12.34,"day":"2026-02-03","hour":"04:05:06.000007"}
+{"id":-1,"n":0,"tags":[],"counts":{},"hour":"00:00:00"}
 "#;
     systems.write(&many_types(), lines, &[PROTOBUF]).unwrap();
     let latest = systems.latest();
@@ -139,12 +149,16 @@ fn confluents_client_reads_what_is_written() {
         "  map<string, int32> counts = 9;",
         "    optional double x = 1;",
         "  Place place = 10;",
+        "  google.type.Date day = 12;",
     ] {
         assert!(text.lines().any(|known| known == line), "{text}");
     }
     // And so do we, with the columns that the registry tells.
     let inferred = systems.inferred(&[]).unwrap();
     assert_eq!(inferred.field(9).data_type(), many_types().field(9).data_type());
+    for at in 10..13 {
+        assert_eq!(inferred.field(at).data_type(), many_types().field(at).data_type());
+    }
     assert!(!inferred.field(0).is_nullable() && inferred.field(1).is_nullable());
     assert_eq!(
         systems.protobuf_rows(&inferred, &[]),
@@ -155,8 +169,17 @@ fn confluents_client_reads_what_is_written() {
     };
     let found: Vec<Value> = found.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let first = json!({ "id": "7", "name": "ä", "ok": false, "n": 3, "x": 0.5, "at": "2026-02-03T04:05:06.000007Z", "raw": "AP8=",
-        "tags": ["a", "b"], "counts": { "k": -1 }, "place": { "x": 0.5, "y": 1.5 } });
-    assert_eq!(found, [first, json!({ "id": "-1", "n": 0, "tags": [], "counts": {} })]);
+        "tags": ["a", "b"], "counts": { "k": -1 }, "place": { "x": 0.5, "y": 1.5 },
+        "price": { "value": "+y4=", "precision": 4, "scale": 2 }, "day": { "year": 2026, "month": 2, "day": 3 },
+        "hour": { "hours": 4, "minutes": 5, "seconds": 6, "nanos": 7000 } });
+    let midnight = json!({ "hours": 0, "minutes": 0, "seconds": 0, "nanos": 0 });
+    assert_eq!(
+        found,
+        [
+            first,
+            json!({ "id": "-1", "n": 0, "tags": [], "counts": {}, "hour": midnight })
+        ]
+    );
 }
 
 fn message(fields: &str) -> String {

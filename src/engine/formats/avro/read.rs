@@ -8,6 +8,7 @@ use arrow::datatypes::{DecimalType, IntervalMonthDayNano};
 use crate::engine::formats::avro::plan::{FieldStep, Read, RecordPlan};
 use crate::engine::formats::avro::schema::{AvroSchema, DEPTH_MAX, Kind, NodeId};
 use crate::engine::formats::columns::{ColumnBuilder, StructBuilder, Values, value_message};
+use crate::engine::formats::decimal_bytes::{number_of, rescaled};
 use crate::engine::formats::text_values::ValueFault;
 
 /// Items of arrays that take no bytes, in all.
@@ -365,23 +366,16 @@ fn narrowed(column: &mut ColumnBuilder, number: f64) -> Decoded<()> {
     Ok(())
 }
 
-/// Two's complement, the most significant byte first.
 fn decimal(column: &mut ColumnBuilder, bytes: &[u8], scale: i8) -> Decoded<()> {
-    let is_negative = bytes.first().is_some_and(|byte| *byte >= 0x80);
-    let filler = if is_negative { 0xff } else { 0 };
-    let (padding, digits) = bytes.split_at(bytes.len().saturating_sub(16));
-    let mut whole = [filler; 16];
-    whole[16 - digits.len()..].copy_from_slice(digits);
-    let number = i128::from_be_bytes(whole);
-    if padding.iter().any(|byte| *byte != filler) || (number < 0) != is_negative {
+    let Some(number) = number_of(bytes) else {
         return fault("a decimal has more than 38 digits");
-    }
+    };
     match &mut column.values {
         Values::Decimal {
             values,
             precision,
             scale: of_column,
-        } => match rescaled(number, scale, *precision, *of_column) {
+        } => match rescaled(number, scale.into(), *precision, *of_column) {
             Some(number) => values.push(number),
             None => {
                 let shown = arrow::datatypes::Decimal128Type::format_decimal(number, 38, scale);
@@ -391,27 +385,6 @@ fn decimal(column: &mut ColumnBuilder, bytes: &[u8], scale: i8) -> Decoded<()> {
         _ => return integer(column, number),
     }
     Ok(())
-}
-
-/// As a number of `scale` digits after the point, rounded half away from zero; `None` when it has more than `precision` digits.
-fn rescaled(number: i128, from: i8, precision: u8, scale: i8) -> Option<i128> {
-    let by = i32::from(scale) - i32::from(from);
-    let factor = 10i128.checked_pow(by.unsigned_abs());
-    let scaled = match (by >= 0, factor) {
-        (true, factor) => number.checked_mul(factor?)?,
-        (false, Some(factor)) => {
-            let (whole, rest) = (number / factor, number % factor);
-            whole
-                + if rest.abs() >= factor - factor / 2 {
-                    number.signum()
-                } else {
-                    0
-                }
-        }
-        (false, None) => 0,
-    };
-    let limit = 10i128.checked_pow(precision.into())?;
-    (scaled.abs() < limit).then_some(scaled)
 }
 
 /// Months, days and milliseconds.

@@ -14,6 +14,7 @@ use crate::engine::error::Error;
 use crate::engine::formats::avro::plan::{map_value, position};
 use crate::engine::formats::avro::schema::{AvroSchema, Kind, Logical, NodeId, Optional, RecordField, Unit};
 use crate::engine::formats::columns::type_word;
+use crate::engine::formats::decimal_bytes::{bytes_of, spare_bytes};
 use crate::error::SqlState;
 
 /// How a record is written.
@@ -412,18 +413,10 @@ fn fixed(size: usize, column: &ArrayRef, row: usize, out: &mut Vec<u8>) -> Resul
     Ok(())
 }
 
-/// Two's complement, the most significant byte first, no longer than it must be.
+/// No longer than it must be.
 fn decimal(number: i128, size: Option<usize>, out: &mut Vec<u8>) -> Result<(), Error> {
-    let bytes = number.to_be_bytes();
-    let filler: u8 = if number < 0 { 0xff } else { 0 };
-    let spare = bytes.iter().take_while(|byte| **byte == filler).count().min(15);
-    // The sign must show in the first bit that is left.
-    let start = if (bytes[spare] >= 0x80) == (number < 0) {
-        spare
-    } else {
-        spare.saturating_sub(1)
-    };
-    let digits = &bytes[start..];
+    let bytes = bytes_of(number);
+    let digits = &bytes[spare_bytes(&bytes)..];
     match size {
         None => sized(digits, out),
         Some(size) if size < digits.len() => {
@@ -431,6 +424,7 @@ fn decimal(number: i128, size: Option<usize>, out: &mut Vec<u8>) -> Result<(), E
             return Err(data(SqlState::NUMERIC_VALUE_OUT_OF_RANGE, &message));
         }
         Some(size) => {
+            let filler = if number < 0 { 0xff } else { 0 };
             out.extend(std::iter::repeat_n(filler, size - digits.len()));
             out.extend_from_slice(digits);
         }

@@ -425,6 +425,10 @@ fn nested(
             }
             return push(column, raw, None).or_else(|message| value_fault(column, message));
         }
+        ValuePlan::Known(known) => {
+            let read = known.read(reader, &mut column.values)?;
+            read.or_else(|message| value_fault(column, message))?;
+        }
         ValuePlan::Json(message) => {
             let text = json_of(message, &reader.bytes[reader.at..reader.end])
                 .or_else(|message| value_fault(column, message))?;

@@ -12,6 +12,7 @@ use protox::file::File;
 
 use crate::engine::error::Error;
 use crate::engine::formats::columns::type_word;
+use crate::engine::formats::protobuf::known_files::{self, is_known};
 use crate::engine::formats::protobuf::types::{self, Shape, Value};
 use crate::engine::formats::protobuf::{ProtobufOptions, schema};
 use crate::error::{ErrorReport, SqlState};
@@ -65,7 +66,7 @@ pub fn message_named(text: &str, imports: &[(String, String)], name: &str) -> Re
 pub fn registrable(given: &ProtobufOptions) -> Result<String, Error> {
     let file = given.message.parent_file();
     let mut imports = file.dependencies();
-    let foreign = imports.find(|import| !import.name().starts_with("google/protobuf/"));
+    let foreign = imports.find(|import| !is_known(import.name()));
     match (&given.text, foreign) {
         (Some(text), None) => Ok(text.clone()),
         (None, _) => Err(not_registrable("a schema of a descriptor set")),
@@ -233,31 +234,47 @@ impl TextWriter {
                     let DataType::Struct(parts) = entries.data_type() else {
                         return Err(no_type(column));
                     };
-                    let key = match parts[0].data_type() {
-                        DataType::Float32 | DataType::Float64 | DataType::Binary | DataType::Struct(_) => {
-                            return Err(no_type(column));
-                        }
-                        _ => self.value(&parts[0], column, &mut names, depth, out)?,
-                    };
+                    match parts[0].data_type() {
+                        DataType::Boolean | DataType::Utf8 => {}
+                        of if of.is_integer() => {}
+                        _ => return Err(no_type(column)),
+                    }
+                    let key = self.value(&parts[0], column, &mut names, depth, out)?;
                     names.insert(format!("{}Entry", camel_case(name)));
                     let value = self.value(&parts[1], column, &mut names, depth, out)?;
                     format!("map<{key}, {value}>")
                 }
                 of => {
                     let value = self.value(column, column, &mut names, depth, out)?;
-                    let has_presence = matches!(
-                        of,
-                        DataType::Struct(_) | DataType::Timestamp(..) | DataType::Interval(_)
-                    );
-                    match column.is_nullable() && !has_presence {
+                    match column.is_nullable() && !is_message(of) {
                         true => format!("optional {value}"),
                         false => value,
                     }
                 }
             };
-            out.push_str(&format!("{indent}{declared} {name} = {number};\n"));
+            let note = self.note(column.data_type());
+            out.push_str(&format!("{indent}{declared} {name} = {number}{note};\n"));
         }
         Ok(())
+    }
+
+    /// What is noted beside a field of decimals, as Kafka Connect does: the digits that its values have.
+    fn note(&mut self, of: &DataType) -> String {
+        match of {
+            DataType::Decimal128(precision, scale) => {
+                self.imports.insert(known_files::META);
+                format!(
+                    " [(confluent.field_meta) = {{ params: [{{ key: \"precision\" value: \"{precision}\" }}, \
+                     {{ key: \"scale\" value: \"{scale}\" }}] }}]"
+                )
+            }
+            DataType::List(element) => self.note(element.data_type()),
+            DataType::Map(entries, _) => match entries.data_type() {
+                DataType::Struct(parts) => self.note(parts[1].data_type()),
+                _ => String::new(),
+            },
+            _ => String::new(),
+        }
     }
 
     /// The type of one value of `column`; messages that it needs stand in `out` before it is used.
@@ -279,6 +296,18 @@ impl TextWriter {
             DataType::Float64 => "double",
             DataType::Utf8 => "string",
             DataType::Binary => "bytes",
+            DataType::Date32 => {
+                self.imports.insert(known_files::DATE);
+                "google.type.Date"
+            }
+            DataType::Time64(_) => {
+                self.imports.insert(known_files::TIME_OF_DAY);
+                "google.type.TimeOfDay"
+            }
+            DataType::Decimal128(_, scale) if *scale >= 0 => {
+                self.imports.insert(known_files::DECIMAL);
+                "confluent.type.Decimal"
+            }
             DataType::Timestamp(..) => {
                 self.imports.insert(TIMESTAMP);
                 "google.protobuf.Timestamp"
@@ -303,6 +332,19 @@ impl TextWriter {
         };
         Ok(word.to_owned())
     }
+}
+
+/// Fields of messages have presence of themselves.
+fn is_message(of: &DataType) -> bool {
+    matches!(
+        of,
+        DataType::Struct(_)
+            | DataType::Timestamp(..)
+            | DataType::Interval(_)
+            | DataType::Date32
+            | DataType::Time64(_)
+            | DataType::Decimal128(..)
+    )
 }
 
 fn camel_case(name: &str) -> String {

@@ -7,21 +7,24 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Float32Array, Float64Array, Int64Array,
-    IntervalMonthDayNanoArray, StringArray, TimestampMicrosecondArray, UInt64Array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
+    Int64Array, IntervalMonthDayNanoArray, StringArray, Time64MicrosecondArray, TimestampMicrosecondArray, UInt64Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::compute::CastOptions;
 use arrow::datatypes::{
-    DataType, Field, FieldRef, Float32Type, Float64Type, Int64Type, IntervalMonthDayNano, IntervalMonthDayNanoType,
-    IntervalUnit, SchemaRef, TimeUnit, TimestampMicrosecondType, UInt64Type,
+    DataType, Date32Type, Decimal128Type, Field, FieldRef, Float32Type, Float64Type, Int64Type, IntervalMonthDayNano,
+    IntervalMonthDayNanoType, IntervalUnit, SchemaRef, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
+    UInt64Type,
 };
+use arrow::util::display::array_value_to_string;
 use prost_reflect::{FieldDescriptor, MessageDescriptor};
 
 use crate::engine::error::Error;
 use crate::engine::formats::added_rows::for_each_added;
 use crate::engine::formats::columns::is_json;
 use crate::engine::formats::protobuf::decode::Framing;
+use crate::engine::formats::protobuf::known_messages::{put_date, put_decimal, put_time_of_day};
 use crate::engine::formats::protobuf::types::{self, Purpose, Scalar, Shape, Value};
 use crate::engine::formats::protobuf::values::{EnumNames, message_of_json};
 use crate::engine::formats::protobuf::wire::{WireType, put_delimited, put_tag, put_varint, zagzig};
@@ -138,6 +141,9 @@ enum ValueWriter {
     EnumName(StringArray, Arc<EnumNames>),
     Timestamp(TimestampMicrosecondArray),
     Duration(IntervalMonthDayNanoArray),
+    Date(Date32Array),
+    TimeOfDay(Time64MicrosecondArray),
+    Decimal(Decimal128Array),
     Wrapper(Box<ValueWriter>),
     Json(StringArray, MessageDescriptor),
     Message(Vec<FieldWriter>),
@@ -244,8 +250,13 @@ fn value_writer(value: Value, column: &Field, array: &ArrayRef, name: &str) -> R
             let intervals = cast(array, &DataType::Interval(IntervalUnit::MonthDayNano), name)?;
             ValueWriter::Duration(intervals.as_primitive::<IntervalMonthDayNanoType>().clone())
         }
-        Value::Message(message) if is_json(column) => ValueWriter::Json(text()?, message),
-        Value::Message(message) => {
+        Value::Known(known, _) if known.fits(array.data_type()) => match array.data_type() {
+            DataType::Date32 => ValueWriter::Date(array.as_primitive::<Date32Type>().clone()),
+            DataType::Decimal128(..) => ValueWriter::Decimal(array.as_primitive::<Decimal128Type>().clone()),
+            _ => ValueWriter::TimeOfDay(array.as_primitive::<Time64MicrosecondType>().clone()),
+        },
+        Value::Message(message) | Value::Known(_, message) if is_json(column) => ValueWriter::Json(text()?, message),
+        Value::Message(message) | Value::Known(_, message) => {
             let Some(parts) = array.as_struct_opt() else {
                 return Err(Error::Internal(format!("column \"{name}\" is no struct")));
             };
@@ -391,6 +402,13 @@ impl FieldWriter {
                 let (seconds, nanos) = (total / 1_000_000_000, total % 1_000_000_000);
                 return put_seconds(seconds as i64, nanos as i64, out);
             }
+            ValueWriter::Date(values) => {
+                if put_date(values.value(row), out).is_none() {
+                    return Err(self.out_of_range(shown(values, row)));
+                }
+            }
+            ValueWriter::TimeOfDay(values) => put_time_of_day(values.value(row), out),
+            ValueWriter::Decimal(values) => put_decimal(values.value(row), values.scale(), out),
             ValueWriter::Wrapper(inner) => {
                 return put_delimited(out, |out| match inner.is_default(row) {
                     true => Ok(()),
@@ -466,6 +484,11 @@ impl FieldWriter {
 
 fn range(offsets: &OffsetBuffer<i32>, row: usize) -> std::ops::Range<usize> {
     offsets[row] as usize..offsets[row + 1] as usize
+}
+
+#[cold]
+fn shown(values: &dyn Array, row: usize) -> String {
+    array_value_to_string(values, row).unwrap_or_default()
 }
 
 fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {

@@ -5,6 +5,7 @@
 //!
 //! - [`schema`] which message, from a text, a `.proto` file or a compiled descriptor set.
 //! - [`types`] fields and types of columns: inferred ones, and which others fit.
+//! - [`known_files`] what schemas may import without bringing it along, [`known_messages`] those that are single values.
 //! - [`wire`] the wire format. - [`values`] single values. - [`map_keys`] entries of maps that count.
 //! - [`plan`] where fields go; [`decode`] messages to columns. - [`encode`] columns to messages.
 //!
@@ -15,6 +16,8 @@ pub mod decode;
 mod derive;
 pub mod encode;
 pub mod frame;
+mod known_files;
+mod known_messages;
 mod map_keys;
 mod plan;
 pub mod registered;

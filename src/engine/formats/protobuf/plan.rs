@@ -5,6 +5,7 @@ use prost_reflect::{FieldDescriptor, MessageDescriptor};
 
 use crate::engine::error::Error;
 use crate::engine::formats::columns::is_json;
+use crate::engine::formats::protobuf::known_messages::Known;
 use crate::engine::formats::protobuf::types::{self, Scalar, Shape};
 use crate::engine::formats::protobuf::values::EnumNames;
 
@@ -58,6 +59,7 @@ pub enum ValuePlan {
     Timestamp,
     Duration,
     Wrapper(Scalar),
+    Known(Known),
     Json(MessageDescriptor),
     Message(MessagePlan),
 }
@@ -213,7 +215,8 @@ fn value_plan(value: types::Value, column: &Field, maps: &mut usize) -> Result<V
         types::Value::Timestamp => ValuePlan::Timestamp,
         types::Value::Duration => ValuePlan::Duration,
         types::Value::Wrapper(scalar) => ValuePlan::Wrapper(scalar),
-        types::Value::Message(message) => match column.data_type() {
+        types::Value::Known(known, _) if known.fits(column.data_type()) => ValuePlan::Known(known),
+        types::Value::Message(message) | types::Value::Known(_, message) => match column.data_type() {
             DataType::Struct(members) => ValuePlan::Message(plan(&message, members, maps)?),
             _ if is_json(column) => ValuePlan::Json(message),
             _ => {

@@ -4,7 +4,7 @@
 //! the latest with a field more for each new column: the numbers that fields have are what older and newer records have in
 //! common. The first version is made of the columns; a schema that the table gives is registered as it is.
 //!
-//! Not here: custom options that registries bring along (`confluent/meta.proto`), contexts.
+//! Not here: contexts; rules and tags of `confluent/meta.proto`, which are left as they are.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Where messages are described: a `.proto` text or file, which is compiled here, or a compiled descriptor set.
 //!
 //! Files are read whenever the table is resolved, also after a restart: a file that is gone or was changed is noticed then.
-//! Imports are looked for beside the file (or in `protobuf.include`); those of `google/protobuf` are always there.
+//! Imports are looked for beside the file (or in `protobuf.include`); those of [`known_files`](super::known_files) are always there.
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, In
 use crate::engine::connectors::files::{io_error, local_path};
 use crate::engine::connectors::options::OptionReader;
 use crate::engine::error::Error;
+use crate::engine::formats::protobuf::known_files::{KnownFiles, is_known_package};
 use crate::error::{ErrorReport, SqlState, nearest};
 
 /// The name that a text has in messages.
@@ -73,6 +74,7 @@ pub fn registered(text: &str, imports: &[(String, String)]) -> Result<FileDescri
         texts: [&[(name.clone(), text.to_owned())], imports].concat(),
         registered: true,
     });
+    resolver.add(KnownFiles);
     resolver.add(GoogleFileResolver::new());
     let mut compiler = protox::Compiler::with_file_resolver(resolver);
     compiler
@@ -155,6 +157,7 @@ fn compile(
     if let Some(folder) = include {
         resolver.add(IncludeFileResolver::new(folder));
     }
+    resolver.add(KnownFiles);
     resolver.add(GoogleFileResolver::new());
     let mut compiler = protox::Compiler::with_file_resolver(resolver);
     // The compiler's own words with file, line and column are those of its Debug.
@@ -198,7 +201,7 @@ pub fn find(
         Some(main) => main.messages().collect(),
         None => pool
             .all_messages()
-            .filter(|message| message.parent_message().is_none() && message.package_name() != "google.protobuf")
+            .filter(|message| message.parent_message().is_none() && !is_known_package(message.package_name()))
             .collect(),
     };
     let names = || {

@@ -117,7 +117,7 @@ fn columns(fields: &[(&str, DataType, bool)]) -> SchemaRef {
 }
 
 /// The rows of these records as JSON, and the reasons of those that are none.
-fn rows(message: &MessageDescriptor, schema: &SchemaRef, records: &[&[u8]]) -> (String, Vec<String>) {
+pub fn rows(message: &MessageDescriptor, schema: &SchemaRef, records: &[&[u8]]) -> (String, Vec<String>) {
     let mut decoder = ProtobufDecoder::new(message, schema, Framing::Message).unwrap();
     let bad = KeptBadRows::default();
     for bytes in records {

@@ -13,6 +13,8 @@
 //! | message that holds itself or nothing, `Any`, `Struct`, `Value`, `ListValue` | JSON | |
 //! | `Timestamp` | TIMESTAMPTZ | TIMESTAMP |
 //! | `Duration` | INTERVAL | |
+//! | `google.type.Date`, `TimeOfDay` | DATE, TIME | STRUCT, JSON |
+//! | `confluent.type.Decimal` | NUMERIC | NUMERIC of other digits, STRUCT, JSON |
 //! | `Int64Value` and the like | as the field in it, or NULL | |
 //! | repeated, map | array, MAP | |
 
@@ -24,6 +26,7 @@ use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 use crate::engine::connectors::METADATA_FIELD;
 use crate::engine::error::Error;
 use crate::engine::formats::columns::{EXTENSION_NAME, JSON_EXTENSION, is_json, type_word};
+use crate::engine::formats::protobuf::known_messages::Known;
 use crate::engine::formats::protobuf::wire::WireType;
 use crate::error::{ErrorReport, SqlState};
 
@@ -92,6 +95,8 @@ pub enum Value {
     Duration,
     /// A message that has nothing but a scalar, so that it can be NULL.
     Wrapper(Scalar),
+    /// A message that is one value, unless the column holds the message.
+    Known(Known, MessageDescriptor),
     Message(MessageDescriptor),
 }
 
@@ -107,17 +112,17 @@ pub enum Shape {
 pub fn shape(field: &FieldDescriptor) -> Shape {
     if let Kind::Message(entry) = field.kind()
         && field.is_map()
-        && let Value::Scalar(key) = value(&entry.map_entry_key_field().kind())
+        && let Value::Scalar(key) = value(field, &entry.map_entry_key_field().kind())
     {
-        return Shape::Map(key, value(&entry.map_entry_value_field().kind()));
+        return Shape::Map(key, value(field, &entry.map_entry_value_field().kind()));
     }
     match field.is_list() {
-        true => Shape::Repeated(value(&field.kind())),
-        false => Shape::One(value(&field.kind())),
+        true => Shape::Repeated(value(field, &field.kind())),
+        false => Shape::One(value(field, &field.kind())),
     }
 }
 
-fn value(kind: &Kind) -> Value {
+fn value(field: &FieldDescriptor, kind: &Kind) -> Value {
     Value::Scalar(match kind {
         Kind::Double => Scalar::Double,
         Kind::Float => Scalar::Float,
@@ -135,11 +140,14 @@ fn value(kind: &Kind) -> Value {
         Kind::String => Scalar::String,
         Kind::Bytes => Scalar::Bytes,
         Kind::Enum(of) => return Value::Enum(of.clone()),
-        Kind::Message(message) => return message_value(message),
+        Kind::Message(message) => return message_value(field, message),
     })
 }
 
-fn message_value(message: &MessageDescriptor) -> Value {
+fn message_value(field: &FieldDescriptor, message: &MessageDescriptor) -> Value {
+    if let Some(known) = Known::of(message, field) {
+        return Value::Known(known, message.clone());
+    }
     let wrapped = match message.full_name() {
         "google.protobuf.Timestamp" => return Value::Timestamp,
         "google.protobuf.Duration" => return Value::Duration,
@@ -212,6 +220,7 @@ fn value_field(name: &str, value: &Value, nullable: bool, above: &mut Vec<String
         Value::Enum(_) => DataType::Utf8,
         Value::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
         Value::Duration => DataType::Interval(IntervalUnit::MonthDayNano),
+        Value::Known(known, _) => known.data_type(),
         Value::Message(message) if is_json_only(message) || above.iter().any(|name| name == message.full_name()) => {
             let json = [(EXTENSION_NAME.to_owned(), JSON_EXTENSION.to_owned())].into();
             return Field::new(name, DataType::Utf8, nullable).with_metadata(json);
@@ -308,8 +317,9 @@ fn check_value(value: &Value, column: &Field, path: &str, purpose: Purpose) -> R
         Value::Enum(_) => of.is_integer() || of == &DataType::Utf8 && !is_json(column),
         Value::Timestamp => matches!(of, DataType::Timestamp(..)),
         Value::Duration => matches!(of, DataType::Interval(IntervalUnit::MonthDayNano)),
-        Value::Message(_) if is_json(column) => true,
-        Value::Message(message) => match of {
+        Value::Known(known, _) if known.fits(of) => true,
+        Value::Message(_) | Value::Known(..) if is_json(column) => true,
+        Value::Message(message) | Value::Known(_, message) => match of {
             DataType::Struct(members) if !is_json_only(message) => {
                 check_fields(message, members, &format!("{path}."), purpose)?;
                 true
