@@ -12,20 +12,15 @@ pub fn number_of(bytes: &[u8]) -> Option<i128> {
     is_whole.then_some(number)
 }
 
-/// The bytes of a number, of which the first [`spare_bytes`] can be left out.
-pub fn bytes_of(number: i128) -> [u8; 16] {
-    number.to_be_bytes()
-}
-
-/// How many leading bytes say nothing.
-pub fn spare_bytes(bytes: &[u8; 16]) -> usize {
+/// The bytes of a number without the leading ones that say nothing.
+pub fn shortest(bytes: &[u8; 16]) -> &[u8] {
     let is_negative = bytes[0] >= 0x80;
     let filler: u8 = if is_negative { 0xff } else { 0 };
     let spare = bytes.iter().take_while(|byte| **byte == filler).count().min(15);
     // The sign must show in the first bit that is left.
     match (bytes[spare] >= 0x80) == is_negative {
-        true => spare,
-        false => spare.saturating_sub(1),
+        true => &bytes[spare..],
+        false => &bytes[spare.saturating_sub(1)..],
     }
 }
 
@@ -56,8 +51,8 @@ mod tests {
     proptest! {
         #[test]
         fn numbers_come_back(number: i128, padding in 0..4usize) {
-            let bytes = bytes_of(number);
-            let short = &bytes[spare_bytes(&bytes)..];
+            let bytes = number.to_be_bytes();
+            let short = shortest(&bytes);
             prop_assert_eq!(number_of(short), Some(number));
             let filler = if number < 0 { 0xff } else { 0 };
             let padded = [&vec![filler; padding][..], short].concat();
@@ -76,8 +71,7 @@ mod tests {
             (i128::MIN, 16),
             (i128::MAX, 16),
         ] {
-            let bytes = bytes_of(number);
-            assert_eq!(16 - spare_bytes(&bytes), count, "{number}");
+            assert_eq!(shortest(&number.to_be_bytes()).len(), count, "{number}");
         }
         assert_eq!(number_of(&[]), Some(0));
         assert_eq!(number_of(&[1; 17]), None);

@@ -14,7 +14,7 @@ use crate::engine::error::Error;
 use crate::engine::formats::avro::plan::{map_value, position};
 use crate::engine::formats::avro::schema::{AvroSchema, Kind, Logical, NodeId, Optional, RecordField, Unit};
 use crate::engine::formats::columns::type_word;
-use crate::engine::formats::decimal_bytes::{bytes_of, spare_bytes};
+use crate::engine::formats::decimal_bytes::shortest;
 use crate::error::SqlState;
 
 /// How a record is written.
@@ -415,8 +415,8 @@ fn fixed(size: usize, column: &ArrayRef, row: usize, out: &mut Vec<u8>) -> Resul
 
 /// No longer than it must be.
 fn decimal(number: i128, size: Option<usize>, out: &mut Vec<u8>) -> Result<(), Error> {
-    let bytes = bytes_of(number);
-    let digits = &bytes[spare_bytes(&bytes)..];
+    let bytes = number.to_be_bytes();
+    let digits = shortest(&bytes);
     match size {
         None => sized(digits, out),
         Some(size) if size < digits.len() => {

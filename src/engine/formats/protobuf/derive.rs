@@ -27,7 +27,7 @@ pub fn text_of(columns: &Fields, name: &str) -> Result<String, Error> {
     if let Some(wrong) = name.split('.').find(|part| !is_name(part)) {
         return Err(wrong_name(wrong, "a message"));
     }
-    let mut writer = TextWriter::default();
+    let mut writer = TextWriter::within(name);
     let mut body = String::new();
     let numbered = (1..).zip(columns);
     let names = columns.iter().map(|column| column.name().clone()).collect();
@@ -83,7 +83,7 @@ fn not_registrable(what: &str) -> Error {
 
 /// `text`, in which `message` is described, with a field more for every column that the message does not have.
 pub fn extended(text: &str, message: &MessageDescriptor, columns: &Fields) -> Result<String, Error> {
-    let mut writer = TextWriter::default();
+    let mut writer = TextWriter::within(message.full_name());
     let mut added = Vec::new();
     added_fields(message, columns, &mut writer, &mut added)?;
     let not_here = |what: &str| {
@@ -208,12 +208,31 @@ fn names_in(message: &MessageDescriptor, columns: &Fields) -> BTreeSet<String> {
 }
 
 /// Writes fields, and remembers what they need from other files.
-#[derive(Default)]
-struct TextWriter {
+struct TextWriter<'a> {
+    /// The full name of the message around.
+    within: &'a str,
     imports: BTreeSet<&'static str>,
 }
 
-impl TextWriter {
+impl TextWriter<'_> {
+    fn within(name: &str) -> TextWriter<'_> {
+        TextWriter {
+            within: name,
+            imports: BTreeSet::new(),
+        }
+    }
+
+    /// How something of another file is called here. Names are looked for from the inside out by their first part: in a package `io.confluent`,
+    /// `confluent.type` would be looked for below that.
+    fn outer(&mut self, name: &str, file: &'static str) -> String {
+        self.imports.insert(file);
+        let first = name.split('.').next();
+        match self.within.split('.').any(|part| Some(part) == first) {
+            true => format!(".{name}"),
+            false => name.to_owned(),
+        }
+    }
+
     /// `names`: what is there already in the message around the fields.
     fn fields<'a>(
         &mut self,
@@ -262,9 +281,9 @@ impl TextWriter {
     fn note(&mut self, of: &DataType) -> String {
         match of {
             DataType::Decimal128(precision, scale) => {
-                self.imports.insert(known_files::META);
+                let note = self.outer("confluent.field_meta", known_files::META);
                 format!(
-                    " [(confluent.field_meta) = {{ params: [{{ key: \"precision\" value: \"{precision}\" }}, \
+                    " [({note}) = {{ params: [{{ key: \"precision\" value: \"{precision}\" }}, \
                      {{ key: \"scale\" value: \"{scale}\" }}] }}]"
                 )
             }
@@ -297,24 +316,19 @@ impl TextWriter {
             DataType::Utf8 => "string",
             DataType::Binary => "bytes",
             DataType::Date32 => {
-                self.imports.insert(known_files::DATE);
-                "google.type.Date"
+                return Ok(self.outer("google.type.Date", known_files::DATE));
             }
             DataType::Time64(_) => {
-                self.imports.insert(known_files::TIME_OF_DAY);
-                "google.type.TimeOfDay"
+                return Ok(self.outer("google.type.TimeOfDay", known_files::TIME_OF_DAY));
             }
             DataType::Decimal128(_, scale) if *scale >= 0 => {
-                self.imports.insert(known_files::DECIMAL);
-                "confluent.type.Decimal"
+                return Ok(self.outer("confluent.type.Decimal", known_files::DECIMAL));
             }
             DataType::Timestamp(..) => {
-                self.imports.insert(TIMESTAMP);
-                "google.protobuf.Timestamp"
+                return Ok(self.outer("google.protobuf.Timestamp", TIMESTAMP));
             }
             DataType::Interval(IntervalUnit::MonthDayNano) => {
-                self.imports.insert(DURATION);
-                "google.protobuf.Duration"
+                return Ok(self.outer("google.protobuf.Duration", DURATION));
             }
             DataType::Struct(members) => {
                 let mut name = camel_case(column.name());
@@ -380,5 +394,43 @@ fn no_type(column: &Field) -> Error {
             type_word(column.data_type())
         ),
         hint: Some("Cast it to another type in the query, such as TEXT.".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use arrow::datatypes::TimeUnit;
+
+    use super::*;
+
+    #[test]
+    fn what_is_imported_is_found_from_every_package() {
+        let columns = Fields::from(vec![
+            Field::new("price", DataType::Decimal128(10, 2), true),
+            Field::new("day", DataType::Date32, true),
+            Field::new(
+                "at",
+                DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())),
+                true,
+            ),
+        ]);
+        for name in [
+            "Order",
+            "io.confluent.examples.Order",
+            "com.google.shop.Order",
+            "shop.google",
+            "shop.google.confluent",
+        ] {
+            let text = text_of(&columns, name).unwrap();
+            let message = message_named(&text, &[], name).unwrap();
+            assert_eq!(types::schema(&message).fields(), &columns, "{text}");
+            // And when columns are added to it.
+            let before = text_of(&Fields::from(vec![Field::new("id", DataType::Int64, false)]), name).unwrap();
+            let text = extended(&before, &message_named(&before, &[], name).unwrap(), &columns).unwrap();
+            let message = message_named(&text, &[], name).unwrap();
+            assert_eq!(types::schema(&message).fields()[1..], columns[..], "{text}");
+        }
     }
 }

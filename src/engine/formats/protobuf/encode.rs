@@ -27,7 +27,7 @@ use crate::engine::formats::protobuf::decode::Framing;
 use crate::engine::formats::protobuf::known_messages::{put_date, put_decimal, put_time_of_day};
 use crate::engine::formats::protobuf::types::{self, Purpose, Scalar, Shape, Value};
 use crate::engine::formats::protobuf::values::{EnumNames, message_of_json};
-use crate::engine::formats::protobuf::wire::{WireType, put_delimited, put_tag, put_varint, zagzig};
+use crate::engine::formats::protobuf::wire::{WireType, put_delimited, put_numbers, put_tag, put_varint, zagzig};
 use crate::engine::formats::registered::{SinkSchema, Writer};
 use crate::engine::formats::{Encoder, Written};
 use crate::engine::message::Chunk;
@@ -386,7 +386,7 @@ impl FieldWriter {
             ValueWriter::Timestamp(values) => {
                 let micros = values.value(row);
                 let nanos = micros.rem_euclid(1_000_000) * 1000;
-                return put_seconds(micros.div_euclid(1_000_000), nanos, out);
+                put_numbers([micros.div_euclid(1_000_000), nanos], out);
             }
             ValueWriter::Duration(values) => {
                 let IntervalMonthDayNano {
@@ -400,7 +400,7 @@ impl FieldWriter {
                 let total = i128::from(days) * 86_400_000_000_000 + i128::from(nanoseconds);
                 // Both parts have the same sign.
                 let (seconds, nanos) = (total / 1_000_000_000, total % 1_000_000_000);
-                return put_seconds(seconds as i64, nanos as i64, out);
+                put_numbers([seconds as i64, nanos as i64], out);
             }
             ValueWriter::Date(values) => {
                 if put_date(values.value(row), out).is_none() {
@@ -494,19 +494,6 @@ fn shown(values: &dyn Array, row: usize) -> String {
 fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     put_varint(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
-}
-
-/// A `Timestamp` or `Duration`.
-fn put_seconds(seconds: i64, nanos: i64, out: &mut Vec<u8>) -> Result<(), Error> {
-    put_delimited(out, |out| {
-        for (number, value) in [(1, seconds), (2, nanos)] {
-            if value != 0 {
-                put_tag(number, WireType::Varint, out);
-                put_varint(value as u64, out);
-            }
-        }
-        Ok(())
-    })
 }
 
 impl ValueWriter {

@@ -143,10 +143,7 @@ pub fn is_known(file: &str) -> bool {
 
 /// Whether messages of this package are those of known files.
 pub fn is_known_package(package: &str) -> bool {
-    matches!(
-        package,
-        "google.protobuf" | "google.type" | "confluent" | "confluent.type"
-    )
+    package == "google.protobuf" || KNOWN.iter().any(|known| known.package() == package)
 }
 
 pub struct KnownFiles;
@@ -160,23 +157,24 @@ impl FileResolver for KnownFiles {
 }
 
 impl Known {
-    fn text(&self) -> String {
+    /// That of all files in its folder.
+    fn package(&self) -> String {
         let folder = self.file.rsplit_once('/').map_or("", |(folder, _)| folder);
+        folder.replace('/', ".")
+    }
+
+    fn text(&self) -> String {
         let imports: String = self
             .imports
             .iter()
             .map(|import| format!("import \"{import}\";\n"))
             .collect();
-        let package = folder.replace('/', ".");
+        let package = self.package();
         format!("syntax = \"proto3\";\npackage {package};\n{imports}{}\n", self.body)
     }
 }
 
 #[cfg(test)]
-pub mod testing {
-    use super::KNOWN;
-
-    pub fn names() -> Vec<&'static str> {
-        KNOWN.iter().map(|known| known.file).collect()
-    }
+pub fn names() -> Vec<&'static str> {
+    KNOWN.iter().map(|known| known.file).collect()
 }

@@ -5,18 +5,25 @@
 //!
 //! Not known: Dates without a year, month or day, which the type allows. They are bad records for a DATE column; as STRUCT they are read.
 
+use std::convert::Infallible;
+use std::ops::RangeInclusive;
+
 use arrow::datatypes::{DataType, Date32Type, TimeUnit};
 use chrono::{Datelike, NaiveDate};
 use prost_reflect::{FieldDescriptor, MapKey, MessageDescriptor, Value as ReflectValue};
 
 use crate::engine::formats::columns::Values;
-use crate::engine::formats::decimal_bytes::{bytes_of, number_of, rescaled, spare_bytes};
-use crate::engine::formats::protobuf::wire::{Reader, WireResult, WireType, put_delimited, put_tag, put_varint};
+use crate::engine::formats::decimal_bytes::{number_of, rescaled, shortest};
+use crate::engine::formats::protobuf::values::{NANOS_A_SECOND, numbers};
+use crate::engine::formats::protobuf::wire::{
+    Reader, WireResult, WireType, put_delimited, put_number, put_numbers, put_tag, put_varint,
+};
 use crate::types::{NUMERIC_DEFAULT_PRECISION, NUMERIC_DEFAULT_SCALE, NUMERIC_MAX_PRECISION};
 
 const FIELD_OPTIONS: &str = "google.protobuf.FieldOptions";
 const FIELD_META: &str = "confluent.field_meta";
-const NANOS_A_SECOND: i32 = 1_000_000_000;
+/// That a Date of Google can have.
+const YEARS: RangeInclusive<i32> = 1..=9999;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
@@ -68,13 +75,13 @@ impl Known {
     ) -> WireResult<Result<(), String>> {
         Ok(match (self, values) {
             (Known::Date, Values::Date(values)) => {
-                let [year, month, day, _] = numbers(reader)?;
+                let [year, month, day] = numbers(reader)?.map(|number| number as i32);
                 days(year, month, day)
                     .map(|days| values.push(days))
                     .ok_or_else(|| format!("no date: year {year}, month {month}, day {day}"))
             }
             (Known::TimeOfDay, Values::Time(values)) => {
-                let [hours, minutes, seconds, nanos] = numbers(reader)?;
+                let [hours, minutes, seconds, nanos] = numbers(reader)?.map(|number| number as i32);
                 micros(hours, minutes, seconds, nanos)
                     .map(|micros| values.push(micros))
                     .ok_or_else(|| format!("no time of day: {hours} h {minutes} min {seconds} s {nanos} ns"))
@@ -115,18 +122,6 @@ fn noted_digits(field: &FieldDescriptor) -> Option<(u8, i8)> {
     is_type.then_some((precision, scale as i8))
 }
 
-/// Fields 1 to 4 of a message of whole numbers.
-fn numbers(mut reader: Reader<'_>) -> WireResult<[i32; 4]> {
-    let mut numbers = [0; 4];
-    while !reader.is_empty() {
-        match reader.tag()? {
-            (number @ 1..=4, WireType::Varint) => numbers[number as usize - 1] = reader.varint()? as i32,
-            (number, layout) => reader.skip(number, layout)?,
-        }
-    }
-    Ok(numbers)
-}
-
 /// The whole number of a Decimal, and its digits after the point.
 fn decimal<'a>(mut reader: Reader<'a>) -> WireResult<(&'a [u8], i32)> {
     let (mut value, mut scale): (&[u8], i32) = (&[], 0);
@@ -146,9 +141,7 @@ fn decimal<'a>(mut reader: Reader<'a>) -> WireResult<(&'a [u8], i32)> {
 /// Days since 1970.
 fn days(year: i32, month: i32, day: i32) -> Option<i32> {
     let (month, day) = (u32::try_from(month).ok()?, u32::try_from(day).ok()?);
-    let date = (1..=9999)
-        .contains(&year)
-        .then(|| NaiveDate::from_ymd_opt(year, month, day))?;
+    let date = NaiveDate::from_ymd_opt(year, month, day).filter(|date| YEARS.contains(&date.year()));
     date.map(Date32Type::from_naive_date)
 }
 
@@ -157,52 +150,36 @@ fn micros(hours: i32, minutes: i32, seconds: i32, nanos: i32) -> Option<i64> {
     let is_time = (0..24).contains(&hours)
         && (0..60).contains(&minutes)
         && (0..60).contains(&seconds)
-        && (0..NANOS_A_SECOND).contains(&nanos);
+        && (0..NANOS_A_SECOND).contains(&nanos.into());
     let seconds = i64::from(hours) * 3600 + i64::from(minutes) * 60 + i64::from(seconds);
     is_time.then(|| seconds * 1_000_000 + i64::from(nanos) / 1000)
 }
 
 /// `None`: the type has no such year.
 pub fn put_date(days: i32, out: &mut Vec<u8>) -> Option<()> {
-    let date = Date32Type::to_naive_date_opt(days).filter(|date| (1..=9999).contains(&date.year()))?;
-    put_numbers([date.year(), date.month() as i32, date.day() as i32, 0], out);
+    let date = Date32Type::to_naive_date_opt(days).filter(|date| YEARS.contains(&date.year()))?;
+    put_numbers([date.year().into(), date.month().into(), date.day().into()], out);
     Some(())
 }
 
 pub fn put_time_of_day(micros: i64, out: &mut Vec<u8>) {
     let (seconds, fraction) = (micros / 1_000_000, micros % 1_000_000);
-    let [hours, minutes, seconds] = [seconds / 3600, seconds / 60 % 60, seconds % 60].map(|part| part as i32);
-    put_numbers([hours, minutes, seconds, fraction as i32 * 1000], out);
+    put_numbers([seconds / 3600, seconds / 60 % 60, seconds % 60, fraction * 1000], out);
 }
 
 pub fn put_decimal(number: i128, scale: i8, out: &mut Vec<u8>) {
-    let bytes = bytes_of(number);
-    let bytes = &bytes[spare_bytes(&bytes)..];
+    let bytes = number.to_be_bytes();
+    let digits = shortest(&bytes);
     let precision = number.unsigned_abs().checked_ilog10().unwrap_or(0) + 1;
     let inside = |out: &mut Vec<u8>| {
         put_tag(1, WireType::Length, out);
-        put_varint(bytes.len() as u64, out);
-        out.extend_from_slice(bytes);
-        put_number(2, precision as i32, out);
+        put_varint(digits.len() as u64, out);
+        out.extend_from_slice(digits);
+        put_number(2, precision.into(), out);
         put_number(3, scale.into(), out);
-        Ok::<(), std::convert::Infallible>(())
+        Ok::<(), Infallible>(())
     };
     let Ok(()) = put_delimited(out, inside);
-}
-
-fn put_numbers(numbers: [i32; 4], out: &mut Vec<u8>) {
-    let inside = |out: &mut Vec<u8>| {
-        (1..).zip(numbers).for_each(|(at, number)| put_number(at, number, out));
-        Ok::<(), std::convert::Infallible>(())
-    };
-    let Ok(()) = put_delimited(out, inside);
-}
-
-fn put_number(field: u32, number: i32, out: &mut Vec<u8>) {
-    if number != 0 {
-        put_tag(field, WireType::Varint, out);
-        put_varint(i64::from(number) as u64, out);
-    }
 }
 
 #[cfg(test)]
@@ -345,26 +322,21 @@ mod tests {
             assert_eq!(shown, "");
             bad.join("; ")
         };
-        assert_eq!(
-            said("date", b"\x0a\x05\x08\xea\x0f\x10\x02"),
-            "column \"date\": no date: year 2026, month 2, day 0"
-        );
-        assert_eq!(
-            said("date", b"\x0a\x00"),
-            "column \"date\": no date: year 0, month 0, day 0"
-        );
-        assert_eq!(
-            said("time", b"\x12\x02\x08\x18"),
-            "column \"time\": no time of day: 24 h 0 min 0 s 0 ns"
-        );
-        assert_eq!(
-            said("noted", b"\x1a\x05\x0a\x03\x01\x86\xa0"),
-            "column \"noted\": a decimal is out of range for type numeric(5, 2)"
-        );
-        assert_eq!(
-            said("noted", b"\x1a\x09\x0a\x01\x01\x18\x80\x80\x80\x80\x08"),
-            "column \"noted\": a decimal is out of range for type numeric(5, 2)"
-        );
+        let out_of_range = "a decimal is out of range for type numeric(5, 2)";
+        let cases: [(&str, &[u8], &str); 5] = [
+            (
+                "date",
+                b"\x0a\x05\x08\xea\x0f\x10\x02",
+                "no date: year 2026, month 2, day 0",
+            ),
+            ("date", b"\x0a\x00", "no date: year 0, month 0, day 0"),
+            ("time", b"\x12\x02\x08\x18", "no time of day: 24 h 0 min 0 s 0 ns"),
+            ("noted", b"\x1a\x05\x0a\x03\x01\x86\xa0", out_of_range),
+            ("noted", b"\x1a\x09\x0a\x01\x01\x18\x80\x80\x80\x80\x08", out_of_range),
+        ];
+        for (column, record, reason) in cases {
+            assert_eq!(said(column, record), format!("column \"{column}\": {reason}"));
+        }
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn known_files_describe_what_their_owners_say() {
     if !python_has("import google.type.date_pb2, confluent_kafka.schema_registry.confluent.type.variant_pb2") {
         return;
     }
-    let names = known_files::testing::names();
+    let names = known_files::names();
     let output = Command::new("python3")
         .args(["-c", KNOWN])
         .args(&names)

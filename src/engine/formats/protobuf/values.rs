@@ -5,9 +5,12 @@ use std::collections::HashMap;
 use prost_reflect::{DynamicMessage, EnumDescriptor, MessageDescriptor, SerializeOptions};
 
 use crate::engine::formats::columns::{ColumnBuilder, Values, value_message};
+use crate::engine::formats::decimal_bytes::rescaled;
 use crate::engine::formats::protobuf::types::Scalar;
 use crate::engine::formats::protobuf::wire::{Reader, WireResult, WireType, zigzag};
 use crate::engine::formats::text_values::{ValueFault, ValueResult};
+
+pub const NANOS_A_SECOND: i64 = 1_000_000_000;
 
 /// The names of an enum's values by number.
 #[derive(Debug)]
@@ -142,23 +145,13 @@ fn push_value(values: &mut Values, raw: Raw<'_>, names: Option<&EnumNames>) -> V
                 Raw::Signed(value) => i128::from(value),
                 _ => 0,
             };
-            values.push(decimal(whole, *precision, *scale)?);
+            values.push(rescaled(whole, 0, *precision, *scale).ok_or(ValueFault::OutOfRange)?);
         }
         (values @ Values::Json(_), Raw::Bytes(text)) => values.push_text(text)?,
         // Columns were compared with fields before.
         _ => return Err(ValueFault::Syntax),
     }
     Ok(())
-}
-
-fn decimal(whole: i128, precision: u8, scale: i8) -> ValueResult<i128> {
-    let power = |digits: u32| 10i128.checked_pow(digits).ok_or(ValueFault::OutOfRange);
-    let scale = u32::try_from(scale).map_err(|_| ValueFault::OutOfRange)?;
-    let value = whole.checked_mul(power(scale)?).ok_or(ValueFault::OutOfRange)?;
-    match value.abs() < power(precision.into())? {
-        true => Ok(value),
-        false => Err(ValueFault::OutOfRange),
-    }
 }
 
 #[cold]
@@ -174,30 +167,36 @@ fn described(column: &ColumnBuilder, fault: ValueFault, raw: Raw<'_>) -> String 
     }
 }
 
-/// The seconds and nanoseconds of a `Timestamp` or `Duration`.
-pub fn seconds_and_nanos(mut reader: Reader<'_>) -> WireResult<(i64, i32)> {
-    let (mut seconds, mut nanos) = (0, 0);
+/// Fields 1 to `N` of a message of whole numbers.
+pub fn numbers<const N: usize>(mut reader: Reader<'_>) -> WireResult<[u64; N]> {
+    let mut numbers = [0; N];
     while !reader.is_empty() {
-        match reader.tag()? {
-            (1, WireType::Varint) => seconds = reader.varint()? as i64,
-            (2, WireType::Varint) => nanos = reader.varint()? as i32,
-            (number, layout) => reader.skip(number, layout)?,
+        let (field, layout) = reader.tag()?;
+        match numbers.get_mut((field as usize).wrapping_sub(1)) {
+            Some(number) if layout == WireType::Varint => *number = reader.varint()?,
+            _ => reader.skip(field, layout)?,
         }
     }
-    Ok((seconds, nanos))
+    Ok(numbers)
+}
+
+/// The seconds and nanoseconds of a `Timestamp` or `Duration`.
+pub fn seconds_and_nanos(reader: Reader<'_>) -> WireResult<(i64, i32)> {
+    let [seconds, nanos] = numbers(reader)?;
+    Ok((seconds as i64, nanos as i32))
 }
 
 /// Microseconds since 1970; what is finer is cut off.
 pub fn timestamp_micros(seconds: i64, nanos: i32) -> Option<i64> {
     let nanos = i64::from(nanos);
-    if !(0..1_000_000_000).contains(&nanos) {
+    if !(0..NANOS_A_SECOND).contains(&nanos) {
         return None;
     }
     seconds.checked_mul(1_000_000)?.checked_add(nanos / 1000)
 }
 
 pub fn duration_nanos(seconds: i64, nanos: i32) -> Option<i64> {
-    seconds.checked_mul(1_000_000_000)?.checked_add(nanos.into())
+    seconds.checked_mul(NANOS_A_SECOND)?.checked_add(nanos.into())
 }
 
 /// The JSON of a message, as Protobuf defines it, with fields named as in the schema, in the order of their names, and those left

@@ -7,6 +7,8 @@ const DEPTH_MAX: usize = 100;
 /// Of a field's number, which has 29 bits.
 const NUMBER_MAX: u64 = (1 << 29) - 1;
 
+use std::convert::Infallible;
+
 /// Why bytes are no message, and where.
 #[derive(Debug)]
 pub struct WireFault {
@@ -220,6 +222,25 @@ pub fn put_tag(number: u32, layout: WireType, out: &mut Vec<u8>) {
         WireType::Fixed32 => 5,
     };
     put_varint(u64::from(number) << 3 | bits, out);
+}
+
+/// A field of a number, unless it is the default.
+pub fn put_number(field: u32, number: i64, out: &mut Vec<u8>) {
+    if number != 0 {
+        put_tag(field, WireType::Varint, out);
+        put_varint(number as u64, out);
+    }
+}
+
+/// A message, after its length, whose fields from 1 on are these numbers.
+pub fn put_numbers<const N: usize>(numbers: [i64; N], out: &mut Vec<u8>) {
+    let inside = |out: &mut Vec<u8>| {
+        (1..)
+            .zip(numbers)
+            .for_each(|(field, number)| put_number(field, number, out));
+        Ok::<(), Infallible>(())
+    };
+    let Ok(()) = put_delimited(out, inside);
 }
 
 /// Writes what `inside` writes after its length.
