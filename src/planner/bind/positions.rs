@@ -227,6 +227,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::error::Report;
 
     #[test]
     fn positions_count_characters_over_lines() {
@@ -235,6 +236,14 @@ mod tests {
         assert_eq!(text.at(2, 3), Some(13));
         assert_eq!(text.at(0, 0), None);
         assert_eq!(text.at(7, 1), None);
+    }
+
+    #[test]
+    fn a_plan_that_its_maker_refuses_is_no_wrong_query() {
+        let refused = "Plan: [\"UnionExec\"] does not satisfy order requirements: [a@0 ASC]. Child-0 order: []";
+        let code = |message: &str| translate(DataFusionError::Plan(message.into())).code();
+        assert_eq!(code(refused), SqlState::INTERNAL_ERROR);
+        assert_ne!(code("there is no such thing"), SqlState::INTERNAL_ERROR);
     }
 
     #[test]
