@@ -302,7 +302,7 @@ impl<'a> Grammar<'a> {
         let alias = self.fresh("q");
         let keys = self.keys(&below, &alias, 2);
         let mut aggregates = self.aggregates(&below, &alias, 1);
-        let sets = self.sets(&below, &keys, &mut aggregates, |(key, _)| &key.batch);
+        let sets = self.sets(&keys, &mut aggregates, |(key, _)| &key.batch);
         let having = match self.chance(4) {
             true => " HAVING count(*) > 1",
             false => "",
@@ -332,17 +332,15 @@ impl<'a> Grammar<'a> {
     }
 
     /// Now and then sets of the keys, which GROUPING then tells apart. A window would have to be in all of them, and of keys
-    /// that say the same in other words the batch makes two columns. Over rows that it has sorted for OVER, the batch engine
-    /// 55.2 gives a group of a set several times.
+    /// that say the same in other words the batch makes two columns.
     pub fn sets(
         &mut self,
-        below: &Relation,
         keys: &[(Expression, String)],
         aggregates: &mut Vec<(Expression, String)>,
         of_batch: fn(&(Expression, String)) -> &str,
     ) -> Option<&'static str> {
         let is_column = |(key, _): &(Expression, String)| key.kind != Kind::Window && !key.stream.contains('(');
-        if keys.is_empty() || !keys.iter().all(is_column) || !self.chance(4) || below.batch.contains(" OVER (") {
+        if keys.is_empty() || !keys.iter().all(is_column) || !self.chance(4) {
             return None;
         }
         let text = |word: fn(&(Expression, String)) -> &str| {

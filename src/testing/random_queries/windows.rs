@@ -92,7 +92,7 @@ impl Grammar<'_> {
         let sets = match window {
             // Each set has sessions of its own.
             Window::Session(_) => None,
-            _ => self.sets(&below, &keys, &mut aggregates, |(_, name)| name),
+            _ => self.sets(&keys, &mut aggregates, |(_, name)| name),
         };
         self.windowed_by(below, window, &alias, keys, aggregates, sets)
     }
