@@ -21,12 +21,13 @@ mod row_key;
 mod state;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array, UInt64Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
+use hashbrown::HashMap;
 
 use crate::clock::Clock;
 use crate::engine::error::Error;
@@ -417,11 +418,11 @@ impl Operator for TopN {
             self.codec
                 .whole(&take_batch(&chunk.rows, &UInt32Array::from(wanted.clone()))?)?
         };
-        let mut grown: Vec<u32> = Vec::new();
+        let (mut grown, mut space) = (Vec::new(), Vec::new());
         for (at, &row) in wanted.iter().enumerate() {
             let (row, group) = (row as usize, groups[row as usize]);
             self.touch(group);
-            let key = RowKey::new(order.of(row), whole.row(at).data());
+            let key = RowKey::new(order.of(row), whole.row(at).data(), &mut space);
             self.add(group, key, chunk.weight(row));
             grown.push(group);
         }

@@ -26,12 +26,13 @@ pub(crate) struct RowKey {
 }
 
 impl RowKey {
-    pub fn new(order: &[u8], row: &[u8]) -> RowKey {
-        let mut bytes = Vec::with_capacity(order.len() + row.len());
-        bytes.extend_from_slice(order);
-        bytes.extend_from_slice(row);
+    /// `space` is used and left with what does not matter: many keys are made one after the other.
+    pub fn new(order: &[u8], row: &[u8], space: &mut Vec<u8>) -> RowKey {
+        space.clear();
+        space.extend_from_slice(order);
+        space.extend_from_slice(row);
         RowKey {
-            bytes: bytes.into(),
+            bytes: Arc::from(space.as_slice()),
             order_length: order.len() as u32,
         }
     }
@@ -132,7 +133,7 @@ mod tests {
         let rows = RecordBatch::try_new(schema, vec![Arc::new(Float64Array::from(values))]).expect("a batch");
         let (order, whole) = (codec.order(&rows).expect("order"), codec.whole(&rows).expect("rows"));
         (0..rows.num_rows())
-            .map(|row| RowKey::new(order.of(row), whole.row(row).data()))
+            .map(|row| RowKey::new(order.of(row), whole.row(row).data(), &mut Vec::new()))
             .collect()
     }
 

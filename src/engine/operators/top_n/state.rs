@@ -186,8 +186,9 @@ impl TopN {
             true => Some(as_int64(batch.column(leading + self.table.columns + 1))?),
             false => None,
         };
+        let mut space = Vec::new();
         for (at, &group) in groups.iter().enumerate() {
-            let row = RowKey::new(order.of(at), whole.row(at).data());
+            let row = RowKey::new(order.of(at), whole.row(at).data(), &mut space);
             let is_over = moments.is_some_and(|moments| self.watermark.is_some_and(|now| moments.value(at) <= now));
             let is_put = ops.value(at) == OP_PUT && !is_over;
             let partition = &mut self.partitions[group as usize];
