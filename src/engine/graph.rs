@@ -178,10 +178,12 @@ pub enum UnnestColumn {
 /// `operators::accumulators::partial_schema`.
 ///
 /// Rows come by a hash exchange on exactly the keys in their order, or the whole stream is one subtask: the hash of the
-/// keys decides where the group is found after a restart.
+/// keys decides where the group is found after a restart. With `placed_by` it is the hash of those, and so were the rows sent.
 #[derive(Clone, Debug)]
 pub struct AggregateSpec {
     pub keys: Vec<usize>,
+    /// Places in `keys`: the columns, in order, by whose hash the rows were sent here for the sake of an operator before; `None`: all.
+    pub placed_by: Option<Vec<usize>>,
     pub aggregates: Vec<AggregateCall>,
     pub phase: AggregatePhase,
     /// The input has no retractions.

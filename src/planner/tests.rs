@@ -10,7 +10,7 @@ mod top_n;
 use datafusion::sql::sqlparser::ast::{Ident, ObjectName};
 
 use crate::catalog::objects::Object;
-use crate::engine::graph::EmitMode;
+use crate::engine::graph::{EmitMode, Exchange};
 use crate::error::Report;
 use crate::ids::Oid;
 use crate::planner::rewrites::switches::Rewrite;
@@ -358,6 +358,57 @@ fn rewrites_can_be_switched_off() {
     assert_eq!(counts(&[]), [2, 1], "the first and the last part of one aggregate");
     assert_eq!(counts(&[Rewrite::SharedSubplans]), [4, 1]);
     assert_eq!(counts(&[Rewrite::LocalGlobal]), [1, 1]);
+}
+
+/// Behind a join on the bidder a group by bidder and channel is whole where the bidder is, whichever side shows it.
+#[test]
+fn groups_within_a_key_of_a_join_stay_where_they_are() {
+    let planned = |sql: &str, parallelism: u32, disabled: &[Rewrite]| {
+        let settings = Settings {
+            parallelism,
+            disabled_rewrites: disabled.iter().copied().collect(),
+            ..Settings::default()
+        };
+        let target = Target::Pipeline { oid: Oid(1) };
+        compile(&query(sql), target, &snapshot(), &settings).unwrap()
+    };
+    let of = |keys: &str| {
+        format!(
+            "SELECT {keys}, max(b.price) FROM bids AS a JOIN bids AS b ON a.bidder = b.bidder AND a.auction < b.auction GROUP BY {keys}"
+        )
+    };
+    let aggregates = |compiled: &Compiled| -> Vec<(String, Exchange)> {
+        let nodes = compiled.graph.nodes.iter();
+        let aggregates = nodes.filter(|node| node.operator.name() == "updating_aggregate");
+        aggregates
+            .map(|node| (node.id.0.clone(), node.inputs[0].exchange.clone()))
+            .collect()
+    };
+    for keys in ["a.bidder, a.channel", "a.channel, b.bidder"] {
+        let wide = planned(&of(keys), 2, &[]);
+        assert!(wide.physical.contains("placed_by=[bidder]"), "{}", wide.physical);
+        let [(id, exchange)] = aggregates(&wide).try_into().unwrap();
+        assert!(matches!(exchange, Exchange::Forward), "{exchange:?}");
+        // State outlives another parallelism: it is in the same place under the same name.
+        assert_eq!(aggregates(&planned(&of(keys), 1, &[]))[0].0, id);
+        let off = planned(&of(keys), 2, &[Rewrite::GroupJoin]);
+        assert!(!off.physical.contains("placed_by"), "{}", off.physical);
+        let [_, (other, exchange)] = aggregates(&off).try_into().unwrap();
+        assert!(matches!(exchange, Exchange::Hash { .. }), "{exchange:?}");
+        assert_ne!(other, id, "the state of one is not in the place of the other's");
+    }
+    for keys in ["a.channel", "a.bidder + 1, a.channel"] {
+        let sent = planned(&of(keys), 2, &[]);
+        assert!(!sent.physical.contains("placed_by"), "{}", sent.physical);
+    }
+    // The hash of a value twice is not that of the value.
+    let twice = "SELECT a.bidder, count(*) FROM bids AS a JOIN bids AS b ON a.bidder = b.bidder AND a.bidder = b.auction GROUP BY a.bidder";
+    let twice = planned(twice, 2, &[]);
+    assert!(
+        twice.physical.contains("placed_by=[bidder, bidder]"),
+        "{}",
+        twice.physical
+    );
 }
 
 #[test]

@@ -108,6 +108,7 @@ pub(crate) fn other(
 pub(crate) fn aggregate(keys: &[usize], aggregates: Vec<AggregateCall>, append_only_input: bool) -> AggregateSpec {
     AggregateSpec {
         keys: keys.to_vec(),
+        placed_by: None,
         aggregates,
         phase: AggregatePhase::Single,
         append_only_input,

@@ -21,6 +21,7 @@ use hashbrown::HashSet;
 use crate::engine::error::Error;
 use crate::engine::operator::Result;
 use crate::engine::operators::accumulators::EntryRows;
+use crate::engine::operators::bits::Bits;
 use crate::engine::operators::columns::{as_int64, int64, take_batch};
 use crate::engine::operators::group_table::GroupTable;
 use crate::engine::operators::keys::key_hashes;
@@ -62,14 +63,24 @@ pub(crate) struct SnapshotScope<'a> {
 }
 
 impl SnapshotScope<'_> {
-    fn is_rebased(&self, table: &GroupTable, group: u32) -> bool {
-        let hash = table.keys.hash_of(group);
-        self.context.rebase.contains(self.context.key_groups.group_of(hash))
+    /// Of `groups` those in the key groups that are written in full.
+    fn rebased(&self, table: &GroupTable, groups: impl Iterator<Item = u32>) -> Bits {
+        let mut rebased = Bits::default();
+        if self.context.rebase.is_empty() {
+            return rebased;
+        }
+        let groups: Vec<u32> = groups.collect();
+        for (group, hash) in groups.iter().zip(table.place_hashes(&groups)) {
+            if self.context.rebase.contains(self.context.key_groups.group_of(hash)) {
+                rebased.insert(*group);
+            }
+        }
+        rebased
     }
 
     fn leading(&self, table: &GroupTable, groups: &[u32], ops: Int8Array) -> Vec<ArrayRef> {
-        let key_group = |&group: &u32| self.context.key_groups.group_of(table.keys.hash_of(group)).0;
-        let key_groups: UInt16Array = groups.iter().map(key_group).collect();
+        let hashes = table.place_hashes(groups).into_iter();
+        let key_groups: UInt16Array = hashes.map(|hash| self.context.key_groups.group_of(hash).0).collect();
         let mut columns: Vec<ArrayRef> = vec![Arc::new(key_groups), Arc::new(ops)];
         if let Some(time) = self.time {
             columns.push(int64(vec![time; groups.len()]));
@@ -217,9 +228,10 @@ impl StateShape {
         let chosen: Vec<u32> = if scope.context.rebase.is_empty() {
             table.changed.iter().filter(|&group| !skip(table, group)).collect()
         } else {
+            let rebased = scope.rebased(table, table.live());
             table
                 .live()
-                .filter(|&group| table.changed.contains(group) || scope.is_rebased(table, group))
+                .filter(|&group| table.changed.contains(group) || rebased.contains(group))
                 .filter(|&group| !skip(table, group))
                 .collect()
         };
@@ -250,10 +262,11 @@ impl StateShape {
         scope: &SnapshotScope<'_>,
         groups: &[u32],
     ) -> Result<Vec<RecordBatch>> {
+        let rebased = scope.rebased(table, groups.iter().copied());
         let gone: Vec<u32> = groups
             .iter()
             .copied()
-            .filter(|&group| !scope.is_rebased(table, group))
+            .filter(|&group| !rebased.contains(group))
             .collect();
         let mut batches = Vec::new();
         for groups in gone.chunks(STATE_BATCH_ROWS) {
@@ -273,14 +286,8 @@ impl StateShape {
             return Ok(Vec::new());
         }
         let any_rebased = !scope.context.rebase.is_empty();
-        let keys = &table.keys;
-        let is_rebased = |group: u32| {
-            keys.is_live(group)
-                && scope
-                    .context
-                    .rebase
-                    .contains(scope.context.key_groups.group_of(keys.hash_of(group)))
-        };
+        let rebased = scope.rebased(table, table.live());
+        let is_rebased = |group: u32| rebased.contains(group);
         let mut drained = Vec::with_capacity(self.set_widths.len());
         for kept in table.aggregates.kept_values() {
             drained.push(kept.drain_changes(&is_rebased, any_rebased)?);

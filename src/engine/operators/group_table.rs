@@ -14,6 +14,8 @@ use crate::engine::operators::keys::{GroupKeys, key_hashes};
 pub(crate) struct GroupTable {
     pub layout: Arc<AggregateLayout>,
     pub keys: GroupKeys,
+    /// Columns of the key whose hash decides the key group; `None`: all.
+    placed_by: Option<Vec<usize>>,
     pub aggregates: Aggregates,
     /// Wall-clock milliseconds of the last change, kept only where groups expire.
     pub stamps: Option<Vec<i64>>,
@@ -30,6 +32,7 @@ impl GroupTable {
     pub fn new(layout: &Arc<AggregateLayout>, key_types: &[DataType], stamped: bool) -> Result<GroupTable> {
         Ok(GroupTable {
             keys: GroupKeys::new(key_types)?,
+            placed_by: layout.spec.placed_by.clone(),
             aggregates: Aggregates::new(layout)?,
             layout: Arc::clone(layout),
             stamps: stamped.then(Vec::new),
@@ -64,6 +67,17 @@ impl GroupTable {
             self.changed.insert(group);
         }
         self.aggregates.apply(rows, groups, weights)
+    }
+
+    /// For each group the hash that decides its key group.
+    pub fn place_hashes(&self, groups: &[u32]) -> Vec<u64> {
+        match &self.placed_by {
+            None => groups.iter().map(|&group| self.keys.hash_of(group)).collect(),
+            Some(columns) => {
+                let columns = self.keys.gather_columns(columns, groups);
+                key_hashes(&columns, groups.len(), None).into_owned()
+            }
+        }
     }
 
     /// Whether the group has rows.

@@ -1,4 +1,9 @@
 //! Aggregates: a Project that computes keys and arguments, an exchange that brings a key's rows together, the aggregate.
+//!
+//! Group-join. Behind a join rows are where the hash of its keys sends them. Where all of these are among the keys of the aggregate each
+//! group lies within one key of the join, so it is whole where the join is: no joined row is sent. The state of such a group is
+//! then placed by the join's keys ([`AggregateSpec::placed_by`]), at every parallelism. The same holds behind any
+//! other operator that has its rows by a hash.
 
 use std::sync::Arc;
 
@@ -23,7 +28,7 @@ use crate::planner::explain;
 use crate::planner::graph::NewNode;
 use crate::planner::physical::grouping_sets::{Grouping, OneSet};
 use crate::planner::physical::times::{Distance, TimeFacts};
-use crate::planner::physical::{Lowering, Stream, fingerprint_of, physical_expression};
+use crate::planner::physical::{Lowering, Spread, Stream, fingerprint_of, physical_expression};
 use crate::planner::rewrites::grouping_sets::{GroupingSets, KeySet, keys_and_sets};
 use crate::planner::rewrites::switches::Rewrite;
 use crate::planner::rewrites::window_node::WindowAggregateNode;
@@ -206,6 +211,7 @@ impl Lowering {
             stream,
             spec: AggregateSpec {
                 keys,
+                placed_by: None,
                 aggregates,
                 phase: AggregatePhase::Single,
                 append_only_input,
@@ -222,9 +228,19 @@ impl Lowering {
         operator: impl Fn(AggregateSpec) -> OperatorSpec,
     ) -> Result<Stream> {
         let Prepared { stream, spec } = prepared;
+        let spec = self.placed(&stream, spec, &operator);
         let fingerprint = fingerprint(&spec, &output.schema, &operator(spec.clone()));
+        let description = match &spec.placed_by {
+            None => description,
+            Some(places) => {
+                let name = |&place: &usize| explain::column_name(output.schema.field(place).name());
+                let names: Vec<String> = places.iter().map(name).collect();
+                format!("{description} placed_by=[{}]", names.join(", "))
+            }
+        };
         let (spec, edge, parallelism) = self.bring_together(&stream, spec, &operator)?;
-        let partition = (parallelism > 1).then(|| (0..spec.keys.len()).collect());
+        let all: Vec<usize> = (0..spec.keys.len()).collect();
+        let spread = Spread::by(spec.placed_by.as_ref().unwrap_or(&all));
         let node = self.builder.add(NewNode {
             operator: operator(spec),
             description,
@@ -239,7 +255,7 @@ impl Lowering {
             node,
             shape: output,
             bounded: stream.bounded,
-            partition,
+            spread,
             times: TimeFacts::default(),
         })
     }
@@ -259,6 +275,22 @@ impl Lowering {
         }
     }
 
+    /// The aggregate, to stay where the rows are if that is where its groups are whole.
+    fn placed(
+        &self,
+        stream: &Stream,
+        spec: AggregateSpec,
+        operator: &impl Fn(AggregateSpec) -> OperatorSpec,
+    ) -> AggregateSpec {
+        let is_session = matches!(operator(spec.clone()), OperatorSpec::WindowAggregate(window)
+            if matches!(window.window, WindowSpec::Session { .. }));
+        let places = stream.spread.as_ref().and_then(|spread| spread.places_in(&spec.keys));
+        let placed_by = places
+            .filter(|places| !places.iter().copied().eq(0..spec.keys.len()))
+            .filter(|_| !is_session && !self.disabled_rewrites.contains(&Rewrite::GroupJoin));
+        AggregateSpec { placed_by, ..spec }
+    }
+
     /// How the rows of a key reach one subtask, and what the aggregate there is left to do.
     fn bring_together(
         &mut self,
@@ -268,7 +300,7 @@ impl Lowering {
     ) -> Result<(AggregateSpec, GraphEdge, u32)> {
         let wide = self.builder.node(stream.node).parallelism;
         // The hash of exactly these keys decides where a group's state is.
-        if stream.partition.as_deref() == Some(spec.keys.as_slice()) {
+        if spec.placed_by.is_some() || stream.spread.as_ref().is_some_and(|spread| spread.is_by(&spec.keys)) {
             return Ok((spec, self.builder.forward(stream.node, wide), wide));
         }
         // What a session is shows only where all rows of a key meet. Rows that were aggregated before the exchange could not
@@ -581,6 +613,7 @@ fn final_phase(partial: &AggregateSpec, input: &Schema, state_ttl_ms: Option<u64
     }
     Ok(AggregateSpec {
         keys: (0..partial.keys.len()).collect(),
+        placed_by: None,
         aggregates,
         phase: AggregatePhase::Final,
         append_only_input: partial.append_only_input,
@@ -628,8 +661,12 @@ fn fingerprint(spec: &AggregateSpec, output: &Schema, operator: &OperatorSpec) -
         OperatorSpec::WindowAggregate(window) => format!("{:?} {:?}", window.window, window.emit),
         _ => String::new(),
     };
+    let place = spec
+        .placed_by
+        .as_ref()
+        .map_or_else(String::new, |places| format!("by {places:?} "));
     format!(
-        "{:?} [{}] {window} append={} {}",
+        "{:?} {place}[{}] {window} append={} {}",
         spec.keys,
         calls.join("; "),
         spec.append_only_input,

@@ -25,7 +25,7 @@ use crate::planner::graph::{NewNode, expression_fingerprint};
 use crate::planner::physical::join::{Wanted, residual};
 use crate::planner::physical::lookup_join::looked_up;
 use crate::planner::physical::times::Distance;
-use crate::planner::physical::{Lowering, Stream, is_volatile_expression, physical_expression};
+use crate::planner::physical::{Lowering, Spread, Stream, is_volatile_expression, physical_expression};
 use crate::planner::rewrites::asof_node::AsofJoinNode;
 use crate::planner::rewrites::join::equality;
 
@@ -165,7 +165,7 @@ impl Lowering {
             event_time: true,
         };
         let is_shown = inputs.keys[0].iter().all(|&key| key < split);
-        let partition = (parallelism > 1 && is_shown).then(|| inputs.keys[0].clone());
+        let spread = Spread::by(&inputs.keys[0]).filter(|_| is_shown);
         let times = left.times.moved(|column| (column < split).then_some(column));
         let bounded = left.bounded && right.bounded;
         let index = self.builder.add(NewNode {
@@ -182,7 +182,7 @@ impl Lowering {
             node: index,
             shape,
             bounded,
-            partition,
+            spread,
             times,
         })
     }

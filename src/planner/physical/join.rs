@@ -30,7 +30,7 @@ use crate::planner::graph::{NewNode, expression_fingerprint};
 use crate::planner::physical::join_bound::{self, Bound, DoneAt, time_conditions};
 use crate::planner::physical::times::Place;
 use crate::planner::physical::{
-    Lowering, Stream, TimeFacts, column_index, is_volatile_expression, physical_expression, repeatable,
+    Lowering, Spread, Stream, TimeFacts, column_index, is_volatile_expression, physical_expression, repeatable,
 };
 use crate::planner::rewrites::join::equality;
 use crate::planner::rewrites::switches::Rewrite;
@@ -217,7 +217,6 @@ impl Lowering {
         times: TimeFacts,
         description: String,
     ) -> Result<Stream> {
-        let keyless = inputs.keys[0].is_empty();
         let mut edges = Vec::with_capacity(2);
         let mut parallelism = 1;
         for (stream, keys) in inputs.streams.iter().zip(&inputs.keys) {
@@ -225,19 +224,7 @@ impl Lowering {
             edges.push(edge);
             parallelism = wide;
         }
-        let partition = match spec.kind {
-            JoinKind::Full => None,
-            _ if keyless || parallelism == 1 => None,
-            _ => {
-                let side = if spec.kind.pads(Side::Left) {
-                    Side::Right
-                } else {
-                    side_shown(spec.kind)
-                };
-                let place = |&column: &usize| output_position(&spec, JoinColumn { side, column });
-                inputs.keys[side.index()].iter().map(place).collect()
-            }
-        };
+        let spread = output_spread(&spec);
         let bounded = inputs.streams.iter().all(|stream| stream.bounded);
         let node = self.builder.add(NewNode {
             fingerprint: fingerprint(&spec, &shape.schema),
@@ -253,7 +240,7 @@ impl Lowering {
             node,
             shape,
             bounded,
-            partition,
+            spread,
             times,
         })
     }
@@ -262,7 +249,7 @@ impl Lowering {
     pub(super) fn join_edge(&self, stream: &Stream, keys: &[usize]) -> (GraphEdge, u32) {
         let (edge, parallelism) = self.builder.keyed(stream.node, keys.to_vec());
         let here = self.builder.node(stream.node).parallelism == parallelism;
-        if here && stream.partition.as_deref() == Some(keys) && !keys.is_empty() {
+        if here && stream.spread.as_ref().is_some_and(|spread| spread.is_by(keys)) {
             let exchange = Exchange::Forward;
             return (GraphEdge { exchange, ..edge }, parallelism);
         }
@@ -658,6 +645,23 @@ fn unique_key(spec: &JoinSpec, streams: &[Stream; 2]) -> Option<Vec<usize>> {
         }
     }
     Some(key)
+}
+
+/// Joined rows are where the hash of the keys sent those of either side; of the keys of a side that is padded the output has NULLs instead.
+fn output_spread(spec: &JoinSpec) -> Option<Spread> {
+    let shows = |side: Side| match spec.kind {
+        JoinKind::Semi(of) | JoinKind::Anti(of) | JoinKind::Mark(of) => of == side,
+        _ => !spec.kind.pads(side),
+    };
+    let sides: Vec<Side> = Side::BOTH.into_iter().filter(|&side| shows(side)).collect();
+    let places = |at: usize| {
+        let column = |&side: &Side| {
+            let column = spec.inputs[side.index()].keys[at];
+            output_position(spec, JoinColumn { side, column })
+        };
+        sides.iter().filter_map(column).collect()
+    };
+    Spread::by_values((0..spec.null_equal.len()).map(places).collect())
 }
 
 /// The column of the other side that an inner join makes equal.

@@ -150,12 +150,12 @@ impl Lowering {
             shared: true,
         });
         let columns = stream_schema.fields().len();
-        let partition = input.partition.filter(|keys| keys.iter().all(|key| *key < columns));
+        let spread = input.spread.and_then(|spread| spread.within_first(columns));
         Ok(Stream {
             node,
             shape,
             bounded: input.bounded,
-            partition,
+            spread,
             times: input.times.moved(|column| (column < columns).then_some(column)),
         })
     }

@@ -15,6 +15,7 @@ mod output;
 mod over;
 mod over_changing;
 mod source;
+mod spread;
 mod times;
 mod top_n;
 
@@ -47,6 +48,7 @@ pub use times::TimeFacts;
 
 pub use output::{Destination, Filling, SinkTarget, inferred_fields};
 pub use source::ScannedTables;
+pub use spread::Spread;
 
 /// Where the rows of a logical node come out.
 #[derive(Clone, Debug)]
@@ -55,8 +57,8 @@ pub struct Stream {
     pub shape: StreamShape,
     /// Whether its input ends by itself.
     pub bounded: bool,
-    /// Columns whose hash decided the subtask of a row, when an exchange did.
-    pub partition: Option<Vec<usize>>,
+    /// What decides the subtask of a row, when an exchange does; the same at every parallelism, also where there is but one subtask.
+    pub spread: Option<Spread>,
     pub times: TimeFacts,
 }
 
@@ -163,10 +165,7 @@ impl Lowering {
             event_time: input.shape.event_time,
             schema,
         };
-        let partition = input
-            .partition
-            .as_ref()
-            .and_then(|columns| positions_of(columns, &expressions));
+        let spread = input.spread.as_ref().and_then(|spread| spread.through(&expressions));
         let fingerprint = fingerprint_of(&expressions, &shape.schema);
         let times = input.times.through(&expressions);
         let node = self.single_input(
@@ -179,7 +178,7 @@ impl Lowering {
         Stream {
             node,
             shape,
-            partition,
+            spread,
             times,
             ..input
         }
@@ -285,7 +284,7 @@ impl Lowering {
             node,
             shape,
             bounded,
-            partition: None,
+            spread: None,
             times: times.unwrap_or_default(),
         })
     }
@@ -350,7 +349,7 @@ impl Lowering {
             node,
             shape,
             bounded: input.bounded,
-            partition: None,
+            spread: None,
             times: TimeFacts::default(),
         })
     }
@@ -420,7 +419,7 @@ impl Lowering {
             node,
             shape,
             bounded: true,
-            partition: None,
+            spread: None,
             times: TimeFacts::default(),
         }
     }
@@ -568,10 +567,7 @@ fn stands_for(expr: &Arc<dyn PhysicalExpr>, column: usize) -> bool {
 
 /// Where the key's columns went, when all are still there.
 fn projected_key(input: &Stream, expressions: &[Arc<dyn PhysicalExpr>]) -> Option<Vec<usize>> {
-    positions_of(input.shape.unique_key.as_ref()?, expressions)
-}
-
-fn positions_of(columns: &[usize], expressions: &[Arc<dyn PhysicalExpr>]) -> Option<Vec<usize>> {
+    let columns = input.shape.unique_key.as_ref()?;
     let mut positions = Vec::with_capacity(columns.len());
     for &column in columns {
         let position = expressions.iter().position(|expr| stands_for(expr, column))?;

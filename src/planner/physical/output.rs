@@ -132,7 +132,7 @@ impl Lowering {
             Some(key) => key.to_vec(),
             None => all,
         };
-        if parallelism == 1 || stream.partition.as_ref() == Some(&columns) {
+        if parallelism == 1 || stream.spread.as_ref().is_some_and(|spread| spread.is_by(&columns)) {
             return self.builder.forward(stream.node, parallelism);
         }
         GraphEdge {
@@ -145,9 +145,9 @@ impl Lowering {
     fn together_edge(&self, stream: &Stream, key: &[usize], parallelism: u32) -> GraphEdge {
         // Rows that agree in the key agree in a part of it.
         let together = stream
-            .partition
+            .spread
             .as_ref()
-            .is_some_and(|columns| columns.iter().all(|column| key.contains(column)));
+            .is_some_and(|spread| spread.places_in(key).is_some());
         if together || parallelism == 1 {
             return self.builder.forward(stream.node, parallelism);
         }

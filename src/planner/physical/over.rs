@@ -35,7 +35,7 @@ use crate::planner::functions::window::{END, START};
 use crate::planner::graph::{NewNode, expression_fingerprint};
 use crate::planner::physical::times::{Distance, Place, TimeFacts, scalar_micros};
 use crate::planner::physical::{
-    Lowering, Stream, column_index, constant, fingerprint_of, one_row, physical_expression,
+    Lowering, Spread, Stream, column_index, constant, fingerprint_of, one_row, physical_expression,
 };
 use crate::planner::rewrites::top_n::is_ranking;
 
@@ -188,15 +188,15 @@ impl Lowering {
         };
         let bounded = stream.bounded;
         let stream = self.with_hidden(stream, hidden);
-        let (edge, parallelism) = match &stream.partition {
-            Some(partition) if *partition == spec.keys => {
+        let (edge, parallelism) = match &stream.spread {
+            Some(spread) if spread.is_by(&spec.keys) => {
                 let wide = self.builder.node(stream.node).parallelism;
                 (self.builder.forward(stream.node, wide), wide)
             }
             _ => self.builder.keyed(stream.node, spec.keys.clone()),
         };
         let is_shown = spec.keys.iter().all(|&key| key < spec.carried);
-        let partition = (parallelism > 1 && is_shown).then(|| spec.keys.clone());
+        let spread = Spread::by(&spec.keys).filter(|_| is_shown);
         let node = self.builder.add(NewNode {
             operator: OperatorSpec::Over(Box::new(spec)),
             description,
@@ -211,7 +211,7 @@ impl Lowering {
             node,
             shape,
             bounded,
-            partition,
+            spread,
             times,
         }
     }

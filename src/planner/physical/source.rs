@@ -19,7 +19,7 @@ use crate::planner::graph::NewNode;
 use crate::planner::physical::access::{self, Access, Accesses};
 use crate::planner::physical::lookup_join;
 use crate::planner::physical::times::{Distance, TimeFacts};
-use crate::planner::physical::{Lowering, Stream, physical_expression};
+use crate::planner::physical::{Lowering, Spread, Stream, physical_expression};
 
 /// What a pipeline reads of the columns of which tables.
 #[derive(Default)]
@@ -166,7 +166,7 @@ impl Lowering {
             node,
             shape,
             bounded,
-            partition: None,
+            spread: None,
             times,
         })
     }
@@ -210,7 +210,7 @@ impl Lowering {
         Ok(Stream {
             node,
             shape,
-            partition: (parallelism > 1).then_some(key),
+            spread: Spread::by(&key),
             ..source
         })
     }

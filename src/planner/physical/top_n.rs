@@ -24,7 +24,7 @@ use crate::planner::explain;
 use crate::planner::functions::window::{END, START};
 use crate::planner::graph::NewNode;
 use crate::planner::physical::times::{Distance, TimeFacts};
-use crate::planner::physical::{Lowering, Stream, column_index, physical_expression, repeatable};
+use crate::planner::physical::{Lowering, Spread, Stream, column_index, physical_expression, repeatable};
 use crate::planner::rewrites::text_literal;
 use crate::planner::rewrites::top_n_node::TopNNode;
 
@@ -150,7 +150,7 @@ impl Lowering {
             unique_key: unique_key(&stream, &spec),
             event_time: window.is_some(),
         };
-        let is_together = stream.partition.as_ref() == Some(&spec.keys);
+        let is_together = stream.spread.as_ref().is_some_and(|spread| spread.is_by(&spec.keys));
         let wide = self.builder.node(stream.node).parallelism;
         let (edge, parallelism): (GraphEdge, u32) = if is_together {
             (self.builder.forward(stream.node, wide), wide)
@@ -158,7 +158,7 @@ impl Lowering {
             self.builder.keyed(stream.node, spec.keys.clone())
         };
         let is_shown = spec.keys.iter().all(|&key| key < spec.columns);
-        let partition = (parallelism > 1 && is_shown).then(|| spec.keys.clone());
+        let spread = Spread::by(&spec.keys).filter(|_| is_shown);
         let times = match &window {
             Some(window) => {
                 times_after(&stream.times, window).moved(|column| (column < spec.columns).then_some(column))
@@ -181,7 +181,7 @@ impl Lowering {
             node: index,
             shape,
             bounded: stream.bounded,
-            partition,
+            spread,
             times,
         })
     }

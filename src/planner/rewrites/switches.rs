@@ -15,16 +15,24 @@ pub enum Rewrite {
     SharedSubplans,
     /// A join forgets rows for which its conditions on time let no partner come any more.
     JoinBounds,
+    /// Groups of which each lies within one key of a join are aggregated where they are joined.
+    GroupJoin,
 }
 
 impl Rewrite {
-    pub const ALL: [Rewrite; 3] = [Rewrite::LocalGlobal, Rewrite::SharedSubplans, Rewrite::JoinBounds];
+    pub const ALL: [Rewrite; 4] = [
+        Rewrite::LocalGlobal,
+        Rewrite::SharedSubplans,
+        Rewrite::JoinBounds,
+        Rewrite::GroupJoin,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Rewrite::LocalGlobal => "local_global",
             Rewrite::SharedSubplans => "shared_subplans",
             Rewrite::JoinBounds => "join_bounds",
+            Rewrite::GroupJoin => "group_join",
         }
     }
 }

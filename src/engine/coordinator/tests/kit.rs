@@ -313,6 +313,7 @@ impl GraphBuilder {
     pub fn count(&mut self, id: &str, input: usize) -> usize {
         let spec = AggregateSpec {
             keys: vec![0],
+            placed_by: None,
             aggregates: vec![AggregateCall {
                 function: AggregateFunction::CountRows,
                 arguments: vec![],
