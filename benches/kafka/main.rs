@@ -1,23 +1,23 @@
 //! CPU per record of pipelines that read and write topics, beside a plain loop of the same client over the same topic.
 //!
 //! The loop consumes with read_committed and produces every value again, idempotently, untouched: what librdkafka costs. Laminar
-//! also decodes and encodes; what decoding alone costs by arrow-json is measured too, so that the sum of both is the reference. See
-//! README.md for how to read the output.
+//! also decodes and encodes; what decoding alone costs by arrow-json or arrow-avro is measured too, so that the sum of both is the
+//! reference. `--encoding avro` runs only those with Avro. See README.md for how to read the output.
 
+#[path = "../common/mod.rs"]
 #[allow(dead_code)]
 mod common;
-#[path = "../src/testing/kafka.rs"]
+mod encodings;
+#[path = "../../src/testing/kafka.rs"]
 mod kafka_broker;
-#[path = "common/reference.rs"]
+#[path = "../common/reference.rs"]
 #[allow(dead_code)]
 mod reference;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::json::ReaderBuilder;
 use common::{Outcome, Server, argument, connect, resident_mib, start};
+use encodings::{AVRO_SCHEMA, ENCODINGS, Encoding};
 use kafka_broker::TestKafka;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -28,9 +28,9 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use reference::cpu_seconds;
+use tokio::runtime::Runtime;
 
 const PARTITIONS: i32 = 4;
-const INPUT: &str = "bids";
 /// Nothing comes for so long: the broker does not answer.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -74,15 +74,29 @@ fn main() -> Outcome<()> {
         .build()?;
     let broker = TestKafka::start().ok_or("there is no broker")?;
     let address = broker.address.as_str();
-    runtime.block_on(create(address, INPUT))?;
-    produce(address, records)?;
-    let bytes = bid(0).len();
-    println!("{records} records of about {bytes} bytes in {PARTITIONS} partitions");
-    runtime.block_on(create(address, "copied"))?;
-    let copy = per_record(records, || copy(address, records))?;
+    let only = option("--encoding");
+    for encoding in &ENCODINGS {
+        if only.as_deref().is_none_or(|only| only == encoding.name) {
+            of_encoding(&runtime, address, records, encoding)?;
+        }
+    }
+    Ok(())
+}
+
+fn of_encoding(runtime: &Runtime, address: &str, records: u64, encoding: &Encoding) -> Outcome<()> {
+    let (input, copied) = (encoding.name, format!("{}-copied", encoding.name));
+    runtime.block_on(create(address, input))?;
+    runtime.block_on(create(address, &copied))?;
+    produce(address, records, encoding)?;
+    let bytes = (encoding.value)(0).len();
+    println!(
+        "{records} records of about {bytes} bytes of {} in {PARTITIONS} partitions",
+        encoding.name
+    );
+    let copy = per_record(records, || copy(address, input, &copied, records))?;
     println!("{:<28}{copy:>12.0} ns a record", "plain loop");
-    let decode = per_record(records, || decode(records))?;
-    println!("{:<28}{decode:>12.0} ns a record", "arrow-json");
+    let decode = per_record(records, || (encoding.decode)(records))?;
+    println!("{:<28}{decode:>12.0} ns a record", encoding.decoder);
     println!(
         "{:<28}{:>12}{:>16}{:>10}{:>14}{:>14}",
         "pipeline", "ns/record", "records/cpu s", "peak MiB", "over loop", "over both"
@@ -90,7 +104,8 @@ fn main() -> Outcome<()> {
     for (number, pipeline) in PIPELINES.iter().enumerate() {
         let folder = tempfile::tempdir()?;
         let server = start(folder.path(), 1)?;
-        let spent = runtime.block_on(measure(&server, address, number, pipeline))?;
+        let target = format!("{input}-target-{number}");
+        let spent = runtime.block_on(measure(&server, address, &target, encoding, pipeline))?;
         let ns = spent * 1e9 / records as f64;
         println!(
             "{:<28}{ns:>12.0}{:>16.0}{:>10}{:>14.2}{:>14.2}",
@@ -104,21 +119,10 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-fn bid(number: u64) -> String {
-    let mixed = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
-    format!(
-        "{{\"auction\":{},\"bidder\":{},\"price\":{},\"channel\":\"channel-{}\",\
-         \"url\":\"https://example.com/auctions/{}/item.htm?query=1\",\"date_time\":\"2026-01-01T{:02}:{:02}:{:02}.{:03}\"}}",
-        mixed % 20_000,
-        mixed / 7 % 50_000,
-        mixed % 9_999_937,
-        mixed % 10,
-        mixed % 20_000,
-        number / 36_000_000 % 24,
-        number / 600_000 % 60,
-        number / 10_000 % 60,
-        number / 10 % 1000,
-    )
+/// The word after `name` on the command line.
+fn option(name: &str) -> Option<String> {
+    let mut words = std::env::args().skip_while(|word| word != name);
+    words.nth(1)
 }
 
 async fn create(address: &str, topic: &str) -> Outcome<()> {
@@ -149,15 +153,11 @@ fn send(producer: &BaseProducer, topic: &str, partition: i32, value: &[u8]) -> O
     }
 }
 
-fn produce(address: &str, records: u64) -> Outcome<()> {
+fn produce(address: &str, records: u64, encoding: &Encoding) -> Outcome<()> {
     let producer = producer(address)?;
     for number in 0..records {
-        send(
-            &producer,
-            INPUT,
-            (number % PARTITIONS as u64) as i32,
-            bid(number).as_bytes(),
-        )?;
+        let partition = (number % PARTITIONS as u64) as i32;
+        send(&producer, encoding.name, partition, &(encoding.value)(number))?;
         if number.is_multiple_of(1000) {
             producer.poll(Duration::ZERO);
         }
@@ -172,7 +172,7 @@ fn per_record(records: u64, work: impl FnOnce() -> Outcome<()>) -> Outcome<f64> 
     Ok((cpu_seconds(std::process::id())? - before) * 1e9 / records as f64)
 }
 
-fn copy(address: &str, records: u64) -> Outcome<()> {
+fn copy(address: &str, input: &str, output: &str, records: u64) -> Outcome<()> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", address)
         .set("group.id", "loop")
@@ -180,7 +180,7 @@ fn copy(address: &str, records: u64) -> Outcome<()> {
         .create()?;
     let mut list = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
-        list.add_partition_offset(INPUT, partition, Offset::Beginning)?;
+        list.add_partition_offset(input, partition, Offset::Beginning)?;
     }
     consumer.assign(&list)?;
     let producer = producer(address)?;
@@ -191,7 +191,7 @@ fn copy(address: &str, records: u64) -> Outcome<()> {
                 let message = message?;
                 send(
                     &producer,
-                    "copied",
+                    output,
                     message.partition(),
                     message.payload().unwrap_or_default(),
                 )?;
@@ -208,56 +208,30 @@ fn copy(address: &str, records: u64) -> Outcome<()> {
     Ok(producer.flush(SILENCE_MAX)?)
 }
 
-fn schema() -> SchemaRef {
-    let field = |name: &str, of: DataType| Field::new(name, of, true);
-    Arc::new(Schema::new(vec![
-        field("auction", DataType::Int64),
-        field("bidder", DataType::Int64),
-        field("price", DataType::Int64),
-        field("channel", DataType::Utf8),
-        field("url", DataType::Utf8),
-        field(
-            "date_time",
-            DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None),
-        ),
-    ]))
-}
-
-/// Makes the values as well, which is part of what is measured and little beside it.
-fn decode(records: u64) -> Outcome<()> {
-    let mut decoder = ReaderBuilder::new(schema()).with_batch_size(8192).build_decoder()?;
-    for number in 0..records {
-        let value = bid(number);
-        let mut rest = value.as_bytes();
-        while !rest.is_empty() {
-            let taken = decoder.decode(rest)?;
-            rest = &rest[taken..];
-            if !rest.is_empty() {
-                std::hint::black_box(decoder.flush()?);
-            }
-        }
-    }
-    std::hint::black_box(decoder.flush()?);
-    Ok(())
-}
-
 /// CPU seconds of the server.
-async fn measure(server: &Server, address: &str, number: usize, pipeline: &Pipeline) -> Outcome<f64> {
+async fn measure(
+    server: &Server,
+    address: &str,
+    target: &str,
+    encoding: &Encoding,
+    pipeline: &Pipeline,
+) -> Outcome<f64> {
     let client = connect(server.port).await?;
+    let format = encoding.options.replace("{schema}", AVRO_SCHEMA);
     let mut spent = 0.0;
     // The second run counts, as in the other benchmarks.
     for run in 0..2 {
-        let topic = format!("target-{number}-{run}");
+        let topic = format!("{target}-{run}");
         create(address, &topic).await?;
         let columns = "auction BIGINT, bidder BIGINT, price BIGINT, channel TEXT, url TEXT, date_time TIMESTAMP";
         client
             .batch_execute(&format!(
-                "CREATE TABLE bids ({columns}) WITH (connector = 'kafka', bootstrap_servers = '{address}', topic = '{INPUT}',
-                     format = 'json', type = 'source', bounded = true, event_time_field = 'date_time', watermark_delay = '1 second');
+                "CREATE TABLE bids ({columns}) WITH (connector = 'kafka', bootstrap_servers = '{address}', topic = '{}',
+                     {format}, type = 'source', bounded = true, event_time_field = 'date_time', watermark_delay = '1 second');
                  CREATE TABLE target ({columns}) WITH (connector = 'kafka', bootstrap_servers = '{address}', topic = '{topic}',
-                     {}format = 'json', type = 'sink');
+                     {}{format}, type = 'sink');
                  CREATE PIPELINE measured WITH (start = false, checkpoint_interval = '10 seconds') AS {}",
-                pipeline.options, pipeline.body
+                encoding.name, pipeline.options, pipeline.body
             ))
             .await?;
         let before = cpu_seconds(server.child.id())?;
