@@ -8,6 +8,7 @@
 //!     B 3          a tick of epoch 3
 //!     C 3          a checkpoint of epoch 3: barrier, snapshot of what changed; the first one writes everything
 //!     R            restart from the last checkpoint
+//!     R again      the same, for consumers that have nothing of what it emitted before
 //!     E            end of input
 //!
 //! Output has rows in the same form, in the order they came, and watermarks. Row order inside a block of equal sign is
@@ -148,7 +149,10 @@ impl Harness {
             }
             "R" => {
                 self.operator = start(&self.spec, &self.input, &self.output, &self.context, &self.state);
-                Ok(())
+                match rest {
+                    "again" => self.operator.repeat(),
+                    _ => Ok(()),
+                }
             }
             "E" => self.operator.on_end(output),
             other => panic!("no such item in a script: {other}"),

@@ -53,10 +53,14 @@ impl Changes {
         self.global_emitted = true;
     }
 
-    /// After a restart: no result has been emitted to those that get it now.
-    pub fn show_again(&mut self, table: &GroupTable) {
+    /// After a restart: no result has been emitted to those that get it now. All groups count as touched, so the next snapshot
+    /// has all of them: it could not tell which of them rows have come for since.
+    pub fn show_again(&mut self, table: &mut GroupTable) {
         self.global_emitted = false;
         let groups: Vec<u32> = table.live().filter(|&group| self.touched.insert(group)).collect();
+        for &group in &groups {
+            table.changed.insert(group);
+        }
         self.blocks.push(Block {
             shown: vec![false; groups.len()],
             groups,

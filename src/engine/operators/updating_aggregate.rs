@@ -177,7 +177,7 @@ impl Operator for UpdatingAggregate {
     }
 
     fn repeat(&mut self) -> Result<()> {
-        self.changes.show_again(&self.table);
+        self.changes.show_again(&mut self.table);
         Ok(())
     }
 

@@ -220,6 +220,14 @@ fn groups_that_nobody_touches_expire() {
 }
 
 #[test]
+fn what_changes_right_after_groups_are_shown_again_is_saved() {
+    let mut harness = updating_harness(count_and_sum(false), &key_and_value());
+    harness.run("+ 1 4\n+ 2 5\nC 1");
+    assert_eq!(sorted(&harness.run("R again\n+ 1 6\nC 2")), "+ 1 2 10\n+ 2 1 5");
+    assert_eq!(harness.run("R\n+ 1 1\nB 3"), lines("- 1 2 10\n+ 1 3 11"));
+}
+
+#[test]
 fn every_kind_of_aggregate_comes_back_from_a_checkpoint() {
     for append_only in [true, false] {
         let (spec, input) = every_kind(append_only);
